@@ -1,0 +1,279 @@
+"""What a process was told to do: frozen settings, validated where they are written.
+
+Knows nothing of graphs or of how anything runs.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from typing import Any, NamedTuple
+
+from attrs import Attribute, field, frozen
+
+from pmflow.errors import ConfigurationError
+
+__all__ = ["ProcessConfig", "ProcessId", "ProcessType", "RetryStrategy"]
+
+
+class ProcessId(NamedTuple):
+    """The name of a process, with an index for one element of a mapped process.
+
+    >>> str(ProcessId("page")), str(ProcessId("page", 3))
+    ('page', 'page_3')
+    """
+
+    base_name: str
+    index: int | None = None
+
+    def __str__(self) -> str:
+        """Return the form used as a key: ``base_name`` or ``base_name_index``."""
+        return self.base_name if self.index is None else f"{self.base_name}_{self.index}"
+
+
+class ProcessType(Enum):
+    """How a process is executed: on the event loop, in a thread, or in a worker process.
+
+    >>> ProcessType("thread") is ProcessType.THREAD
+    True
+    """
+
+    ASYNC = "async"
+    THREAD = "thread"
+    PROCESS = "process"
+
+
+def _seconds(value: Any, *, zero: bool) -> bool:
+    """Whether ``value`` is a finite number of seconds: positive, or also 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value) and (value >= 0 if zero else value > 0)
+
+
+def check_timeout(value: Any, culprit: str) -> None:
+    """Refuse what is no positive, finite number of seconds (None is no timeout).
+
+    Raises:
+        ConfigurationError: naming ``culprit``.
+    """
+    if value is not None and not _seconds(value, zero=False):
+        raise ConfigurationError(
+            f"{culprit}: timeout must be a positive, finite number of seconds, not {value!r}; leave it out for none",
+            setting="timeout",
+        )
+
+
+def _non_negative_seconds(strategy: RetryStrategy, attribute: Attribute[Any], value: Any) -> None:
+    if not _seconds(value, zero=True):
+        raise ConfigurationError(
+            f"RetryStrategy: {attribute.name} must be a finite number of seconds, 0 or more, not {value!r}",
+            setting=attribute.name,
+        )
+
+
+def _exception_types(value: Any) -> tuple[type[BaseException], ...]:
+    types = value if isinstance(value, tuple) else (value,)
+    if not types or not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in types):
+        raise ConfigurationError(
+            f"RetryStrategy: retry_on must be exception types, not {value!r}; write retry_on=(OSError, TimeoutError)",
+            setting="retry_on",
+        )
+    return types
+
+
+@frozen
+class RetryStrategy:
+    """Whether, and after how long, a failed attempt is tried again.
+
+    Attempt ``n`` is followed, after ``delay_seconds * backoff_factor ** (n - 1)`` seconds (exponential backoff), at most
+    ``max_delay_seconds``, by attempt ``n + 1``. ``jitter`` adds a random share of up to that fraction of the delay.
+
+    Attributes:
+        max_retries: further attempts after the first.
+        delay_seconds: before the first retry.
+        backoff_factor: by which each further delay grows.
+        max_delay_seconds: the longest delay; None for no bound.
+        jitter: 0 (none) to 1 (up to twice the delay).
+        retry_on: exception types worth another attempt.
+
+    >>> strategy = RetryStrategy(max_retries=3, delay_seconds=0.5)
+    >>> [strategy.delay(attempt) for attempt in (1, 2, 3)]
+    [0.5, 1.0, 2.0]
+    """
+
+    max_retries: int = field(default=3)
+    delay_seconds: float = field(default=1.0, validator=_non_negative_seconds)
+    backoff_factor: float = field(default=2.0, validator=_non_negative_seconds)
+    max_delay_seconds: float | None = field(default=None, kw_only=True)
+    jitter: float = field(default=0.0, kw_only=True)
+    retry_on: tuple[type[BaseException], ...] = field(default=(Exception,), converter=_exception_types, kw_only=True)
+
+    @max_retries.validator
+    def _check_max_retries(self, _attribute: Attribute[int], value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ConfigurationError(
+                f"RetryStrategy: max_retries must be a whole number, 0 or more, not {value!r}", setting="max_retries"
+            )
+
+    @max_delay_seconds.validator
+    def _check_max_delay(self, attribute: Attribute[Any], value: Any) -> None:
+        if value is not None:
+            _non_negative_seconds(self, attribute, value)
+
+    @jitter.validator
+    def _check_jitter(self, _attribute: Attribute[float], value: Any) -> None:
+        if not _seconds(value, zero=True) or value > 1:
+            raise ConfigurationError(f"RetryStrategy: jitter must be from 0 to 1, not {value!r}", setting="jitter")
+
+    def delay(self, attempt: int) -> float:
+        """Return the seconds to wait after this attempt (1, 2, ...)."""
+        try:
+            delay = self.delay_seconds * self.backoff_factor ** (attempt - 1)
+        except OverflowError:
+            delay = math.inf
+        if self.max_delay_seconds is not None:
+            delay = min(delay, self.max_delay_seconds)
+        if self.jitter:
+            from random import random
+
+            delay *= 1 + self.jitter * random()  # noqa: S311 - spreads load, protects nothing
+        return delay
+
+    def allows(self, attempt: int, exception: BaseException) -> bool:
+        """Say whether another attempt follows this one (1, 2, ...), which failed with ``exception``."""
+        return attempt <= self.max_retries and isinstance(exception, self.retry_on)
+
+
+def _retry_strategy(value: Any) -> RetryStrategy | None:
+    """``retries=2`` is short for ``RetryStrategy(max_retries=2)``; 0 is none."""
+    if value is None or isinstance(value, RetryStrategy):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigurationError(
+            f"retries must be a whole number, 0 or more, or a RetryStrategy, not {value!r}", setting="retries"
+        )
+    return RetryStrategy(max_retries=value) if value else None
+
+
+def process_type(value: Any) -> ProcessType:
+    """Return the strategy that a word or a `ProcessType` names.
+
+    Raises:
+        ConfigurationError: it names none.
+    """
+    try:
+        return ProcessType(value)
+    except ValueError:
+        words = ", ".join(repr(kind.value) for kind in ProcessType)
+        raise ConfigurationError(f"type must be one of {words}, or a ProcessType, not {value!r}", setting="type") from None
+
+
+def id_text(reference: Any) -> str:
+    """Return the key of what names a process: a string, a `ProcessId`, or the process itself.
+
+    Raises:
+        ConfigurationError: it names none.
+    """
+    if type(reference) is str:
+        return reference
+    if isinstance(reference, (str, ProcessId)):
+        return str(reference)
+    key = getattr(reference, "id", None)
+    if type(key) is str:
+        return key
+    raise ConfigurationError(f"a process is named by a string, a ProcessId or itself, not by {reference!r}")
+
+
+def id_texts(references: Any) -> tuple[str, ...]:
+    """Return the keys of one reference or several; a bare string is one id."""
+    if isinstance(references, (str, ProcessId)) or not isinstance(references, Iterable):
+        references = (references,)
+    return tuple(id_text(reference) for reference in references)
+
+
+def _source_map(value: Any) -> Mapping[str, str]:
+    return {parameter: id_text(source) for parameter, source in value.items()}
+
+
+def _dependencies(value: Any) -> tuple[str, ...] | Mapping[str, str]:
+    return _source_map(value) if isinstance(value, Mapping) else id_texts(value)
+
+
+def _map_over(value: Any) -> Mapping[str, str] | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return {value: value}
+    if not isinstance(value, Mapping) or not value:
+        raise ConfigurationError(
+            f'map_over must name a parameter and its source, not {value!r}; write map_over={{"page": "pages"}}',
+            setting="map_over",
+        )
+    return _source_map(value)
+
+
+def _rules(value: Any) -> tuple[Callable[[Any], Any], ...]:
+    rules = (value,) if callable(value) else tuple(value)
+    for rule in rules:
+        if not callable(rule):
+            raise ConfigurationError(
+                f"validation_rules must be callables that take the result, not {rule!r}", setting="validation_rules"
+            )
+    return rules
+
+
+def _checked_id(value: Any) -> str | ProcessId:
+    if isinstance(value, (str, ProcessId)) and str(value):
+        return value
+    raise ConfigurationError(f"process_id must be a string or a ProcessId, and not empty, not {value!r}", setting="id")
+
+
+@frozen
+class ProcessConfig:
+    """The settings of one process.
+
+    Attributes:
+        process_id: a string or a `ProcessId`; generated when absent.
+        process_type: the strategy.
+        timeout: seconds for one attempt.
+        retry_strategy: a `RetryStrategy`, or a number of retries.
+        fail_fast: overrides the run's, for a failure of this process.
+        dependencies: ids that a class-based process receives the results of; for a function, parameter to source.
+        after: ids that must have ended well first; nothing is passed.
+        map_over: parameter to source; the process runs once per element.
+        required: False: its failure gives no value instead of failing the run.
+        validation_rules: called on the result, where it was made; one that raises or returns False fails the attempt.
+
+    Raises:
+        ConfigurationError: a setting that cannot work.
+
+    >>> ProcessConfig(process_id="parse", process_type=ProcessType.THREAD, timeout=5).timeout
+    5
+    """
+
+    process_id: str | ProcessId = field(factory=lambda: f"process-{os.urandom(4).hex()}", converter=_checked_id)
+    process_type: ProcessType = field(default=ProcessType.ASYNC, converter=process_type)
+    timeout: float | None = field(default=None)
+    retry_strategy: RetryStrategy | None = field(default=None, converter=_retry_strategy)
+    fail_fast: bool | None = field(default=None)
+    dependencies: tuple[str, ...] | Mapping[str, str] = field(default=(), converter=_dependencies)
+    after: tuple[str, ...] = field(default=(), converter=id_texts)
+    map_over: Mapping[str, str] | None = field(default=None, converter=_map_over)
+    required: bool = field(default=True)
+    validation_rules: tuple[Callable[[Any], Any], ...] = field(default=(), converter=_rules)
+
+    @timeout.validator
+    def _check_timeout(self, _attribute: Attribute[Any], value: Any) -> None:
+        check_timeout(value, f"process '{self.process_id}'")
+
+    @required.validator
+    @fail_fast.validator
+    def _check_flag(self, attribute: Attribute[Any], value: Any) -> None:
+        if not isinstance(value, bool) and not (value is None and attribute.name == "fail_fast"):
+            raise ConfigurationError(
+                f"process '{self.process_id}': {attribute.name} must be True or False, not {value!r}",
+                process_id=str(self.process_id),
+                setting=attribute.name,
+            )
