@@ -1,0 +1,83 @@
+"""Plain functions in, a running graph out.
+
+>>> import pmflow
+>>> @pmflow.process
+... def page(url):
+...     return f"text of {url}"
+>>> @pmflow.process
+... def words(page):
+...     return page.split()
+>>> pmflow.run(words, inputs={"url": "a"}).value
+['text', 'of', 'a']
+"""
+
+from pmflow.base import BaseProcess
+from pmflow.config import ProcessConfig, ProcessId, ProcessType, RetryStrategy
+from pmflow.decorator import FunctionProcess, process
+from pmflow.engine.plan import Plan
+from pmflow.errors import (
+    ConfigurationError,
+    CycleError,
+    DuplicateProcessError,
+    GraphError,
+    InputError,
+    MissingDependencyError,
+    NoValueError,
+    PmflowError,
+    ProcessError,
+    ProcessTimeoutError,
+    RunTimeoutError,
+    ShutdownError,
+    ThreadsExhaustedError,
+    TransferError,
+    ValidationError,
+    ValueReleasedError,
+    WorkerCrashedError,
+    WorkflowError,
+)
+from pmflow.events import Event
+from pmflow.graph import Graph
+from pmflow.results import ProcessMetadata, ProcessResult, ProcessState, Run
+from pmflow.runner import arun, run
+from pmflow.workflow import Workflow, WorkflowNode, WorkflowPoolManager, create_workflow
+
+__all__ = [
+    "BaseProcess",
+    "ConfigurationError",
+    "CycleError",
+    "DuplicateProcessError",
+    "Event",
+    "FunctionProcess",
+    "Graph",
+    "GraphError",
+    "InputError",
+    "MissingDependencyError",
+    "NoValueError",
+    "Plan",
+    "PmflowError",
+    "ProcessConfig",
+    "ProcessError",
+    "ProcessId",
+    "ProcessMetadata",
+    "ProcessResult",
+    "ProcessState",
+    "ProcessTimeoutError",
+    "ProcessType",
+    "RetryStrategy",
+    "Run",
+    "RunTimeoutError",
+    "ShutdownError",
+    "ThreadsExhaustedError",
+    "TransferError",
+    "ValidationError",
+    "ValueReleasedError",
+    "WorkerCrashedError",
+    "Workflow",
+    "WorkflowError",
+    "WorkflowNode",
+    "WorkflowPoolManager",
+    "arun",
+    "create_workflow",
+    "process",
+    "run",
+]

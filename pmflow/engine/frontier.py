@@ -1,0 +1,299 @@
+"""The frontier of a run: what is ready, what still waits, and for how many.
+
+Pure: names, counts and priorities; no clock, no I/O, nothing of processes. A *unit* is what becomes ready as a whole;
+it has a name, and a lane it will be taken from. Its life:
+
+    waiting --(last dependency succeeded)--> ready --(take_ready)--> taken --(succeed or fail)--> ended
+       |
+       +--(a strict dependency failed)--> dropped, which `fail` reports; the caller fails it in turn
+
+A *mapped* unit becomes ready when its plain dependencies have ended; the caller then says with `expand` how many
+elements it has (again and again while more become known) and with `seal` that there are no more. Element ``i`` of
+``"page"`` is the unit ``("page", i)``, taken and ended like any other. A mapped unit may be *aligned* with others: then
+it grows with them, element for element, without being expanded by the caller. When the last element of a sealed unit
+has ended, `succeed` says so, and the caller ends the unit itself.
+
+Invariant: every unit is taken or dropped at most once, and once all that were taken have ended, all have been.
+
+>>> frontier = Frontier.of({"a": (), "b": ("a",)})
+>>> frontier.take_ready()
+['a']
+>>> frontier.succeed("a")
+False
+>>> frontier.take_ready()
+['b']
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from heapq import heappop, heappush
+from typing import Any
+
+Name = str
+Unit = Any
+"""A name, or ``(name, index)`` for an element."""
+
+Priority = tuple[int, int]
+
+
+class _Lane:
+    """The ready units of one lane, by priority, first come first served among equals."""
+
+    __slots__ = ("buckets", "heap")
+
+    def __init__(self) -> None:
+        self.buckets: dict[Priority, deque[Any]] = {}
+        self.heap: list[Priority] = []
+
+    def add(self, priority: Priority, entry: Any) -> None:
+        """Add a unit, or a `_Span` of elements."""
+        bucket = self.buckets.get(priority)
+        if bucket is None:
+            bucket = self.buckets[priority] = deque()
+            heappush(self.heap, priority)
+        bucket.append(entry)
+
+    def take(self, limit: int) -> list[Unit]:
+        """Remove and return the first ones."""
+        taken: list[Unit] = []
+        heap = self.heap
+        while heap and limit > len(taken):
+            bucket = self.buckets[heap[0]]
+            while bucket and limit > len(taken):
+                entry = bucket[0]
+                if type(entry) is _Span:
+                    stop = min(entry.stop, entry.start + limit - len(taken))
+                    taken += [(entry.name, index) for index in range(entry.start, stop)]
+                    entry.start = stop
+                    if stop < entry.stop:
+                        break
+                else:
+                    taken.append(entry)
+                bucket.popleft()
+            if not bucket:
+                del self.buckets[heappop(heap)]
+        return taken
+
+
+class _Span:
+    """Elements ``start`` to ``stop - 1`` of a mapped unit, all ready: a million of them cost one object."""
+
+    __slots__ = ("name", "start", "stop")
+
+    def __init__(self, name: Name, start: int, stop: int) -> None:
+        self.name = name
+        self.start = start
+        self.stop = stop
+
+
+class _Map:
+    """What is known of a mapped unit.
+
+    ``sources`` are the mapped units it is aligned with, ``followers`` those aligned with it; ``ended[i]`` is 1 once
+    element ``i`` has ended; ``open`` says that its plain dependencies have ended, so that its elements may be ready.
+    """
+
+    __slots__ = ("ended", "ended_count", "followers", "open", "sealed", "size", "sources")
+
+    def __init__(self, sources: tuple[Name, ...]) -> None:
+        self.sources = sources
+        self.followers: list[Name] = []
+        self.open = False
+        self.sealed = False
+        self.size = 0
+        self.ended = bytearray()
+        self.ended_count = 0
+
+
+class Frontier:
+    """See the module. Made by `Frontier.of`."""
+
+    def __init__(self) -> None:
+        self._dependants: dict[Name, list[Name]] = {}
+        self._missing: dict[Name, int] = {}
+        self._lenient: Mapping[Name, Collection[Name]] = {}
+        self._priority: Callable[[Name], Priority] = _equal
+        self._lane: Callable[[Name], str] = _only_lane
+        self._lanes: dict[str, _Lane] = {}
+        self._maps: dict[Name, _Map] = {}
+
+    @classmethod
+    def of(
+        cls,
+        dependencies: Mapping[Name, Iterable[Name]],
+        *,
+        lenient: Mapping[Name, Collection[Name]] | None = None,
+        mapped: Mapping[Name, tuple[Name, ...]] | None = None,
+        priority: Callable[[Name], Priority] | None = None,
+        lane: Callable[[Name], str] | None = None,
+    ) -> Frontier:
+        """Return the frontier of a graph of which nothing has begun.
+
+        Args:
+            dependencies: unit to the units it waits for; those it is aligned with not among them.
+            lenient: unit to those of its dependencies whose failure does not concern it.
+            mapped: mapped unit to those it is aligned with.
+            priority: of a unit; smaller goes first.
+            lane: where a unit will be taken from.
+        """
+        self = cls()
+        self._lenient = lenient or {}
+        self._priority = priority or _equal
+        self._lane = lane or _only_lane
+        for name, sources in (mapped or {}).items():
+            self._maps[name] = _Map(tuple(sources))
+        for name, each in self._maps.items():
+            for source in each.sources:
+                self._maps[source].followers.append(name)
+        ready = []
+        dependants, missing = self._dependants, self._missing
+        for name, needed in dependencies.items():
+            count = 0
+            for source in needed:
+                count += 1
+                known = dependants.get(source)
+                if known is None:
+                    dependants[source] = [name]
+                else:
+                    known.append(name)
+            if count:
+                missing[name] = count
+            else:
+                ready.append(name)
+        for name in ready:
+            self._make_ready(name)
+        return self
+
+    def take_ready(self, lane: str = "", limit: int = 1 << 62) -> list[Unit]:
+        """Remove and return up to ``limit`` ready units of a lane, most urgent first."""
+        found = self._lanes.get(lane)
+        return found.take(limit) if found is not None and found.heap else []
+
+    def succeed(self, unit: Unit) -> bool:
+        """Note that a unit has ended well; True if it was the last element of its mapped unit."""
+        if type(unit) is tuple:
+            return self._end_element(*unit)
+        missing = self._missing
+        for name in self._dependants.pop(unit, ()):
+            left = missing.get(name)
+            if left is None:
+                continue  # dropped
+            if left == 1:
+                del missing[name]
+                self._make_ready(name)
+            else:
+                missing[name] = left - 1
+        return False
+
+    def fail(self, unit: Name) -> list[Name]:
+        """Note that a unit has failed; return the units this drops, each of which the caller fails in turn."""
+        dropped = []
+        missing, lenient = self._missing, self._lenient
+        for name in self._dependants.pop(unit, ()):
+            left = missing.get(name)
+            if left is None:
+                continue
+            if unit not in lenient.get(name, ()):
+                del missing[name]
+                dropped.append(name)
+            elif left == 1:
+                del missing[name]
+                self._make_ready(name)
+            else:
+                missing[name] = left - 1
+        return dropped
+
+    # Mapped units
+
+    def expand(self, name: Name, count: int) -> None:
+        """Add ``count`` elements to a mapped unit."""
+        grown = [name]
+        while grown:
+            name = grown.pop()
+            each = self._maps[name]
+            size = min(self._maps[source].size for source in each.sources) if each.sources else each.size + count
+            if size == each.size or not each.open:
+                continue
+            start, each.size = each.size, size
+            each.ended.extend(bytes(size - start))
+            self._make_elements_ready(name, each, start)
+            grown += each.followers
+
+    def seal(self, name: Name) -> list[Name]:
+        """Say that a mapped unit has all of its elements; return those units, of it and its followers, that are complete."""
+        complete = []
+        names = [name]
+        while names:
+            name = names.pop()
+            self._maps[name].sealed = True
+            if self.complete(name):
+                complete.append(name)
+            names += [follower for follower in self._maps[name].followers if self._may_seal(follower)]
+        return complete
+
+    def _may_seal(self, name: Name) -> bool:
+        each = self._maps[name]
+        return each.open and not each.sealed and all(self._maps[source].sealed for source in each.sources)
+
+    def complete(self, name: Name) -> bool:
+        """Whether a mapped unit has all of its elements, and they have all ended."""
+        each = self._maps[name]
+        return each.sealed and each.ended_count == each.size
+
+    def open(self, name: Name) -> list[Name]:
+        """Let the elements of a mapped unit be ready; an aligned one grows with its sources. Returns what `seal` does."""
+        each = self._maps[name]
+        each.open = True
+        if not each.sources:
+            return []
+        self.expand(name, 0)
+        return self.seal(name) if self._may_seal(name) else []
+
+    def cut(self, name: Name) -> list[Name]:
+        """Give up a mapped unit that will never have elements; return its followers, which never will either."""
+        followers = self._maps[name].followers
+        for follower in followers:
+            self._missing.pop(follower, None)
+        return followers
+
+    def size(self, name: Name) -> int:
+        """Return how many elements a mapped unit has so far."""
+        return self._maps[name].size
+
+    def _make_elements_ready(self, name: Name, each: _Map, start: int) -> None:
+        lane = self._lanes.setdefault(self._lane(name), _Lane())
+        priority = self._priority(name)
+        if not each.sources:
+            lane.add(priority, _Span(name, start, each.size))
+            return
+        sources = [self._maps[source].ended for source in each.sources]
+        for index in range(start, each.size):
+            if all(ended[index] for ended in sources):
+                lane.add(priority, (name, index))
+
+    def _end_element(self, name: Name, index: int) -> bool:
+        each = self._maps[name]
+        each.ended[index] = 1
+        each.ended_count += 1
+        for follower in each.followers:
+            other = self._maps[follower]
+            if index < other.size and all(self._maps[source].ended[index] for source in other.sources):
+                self._lanes.setdefault(self._lane(follower), _Lane()).add(self._priority(follower), (follower, index))
+        return self.complete(name)
+
+    def _make_ready(self, name: Name) -> None:
+        lane = self._lane(name)
+        found = self._lanes.get(lane)
+        if found is None:
+            found = self._lanes[lane] = _Lane()
+        found.add(self._priority(name), name)
+
+
+def _equal(_name: Name) -> Priority:
+    return (0, 0)
+
+
+def _only_lane(_name: Name) -> str:
+    return ""

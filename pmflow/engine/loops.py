@@ -1,0 +1,189 @@
+"""The seam to asyncio and trio: what the scheduler needs of an event loop, and anyio has no cheap word for.
+
+A native task costs a fifth of a task of anyio's, and a wait that any thread can end costs a future. Whatever a task
+awaits (anyio, asyncio, trio) works in it as in any other.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Coroutine
+from contextvars import copy_context
+from math import inf
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+
+    import trio
+
+Work = Callable[[Any], Coroutine[Any, Any, None]]
+
+
+class Loop(Protocol):
+    """An event loop, as the scheduler sees it. An async context manager, in which tasks live."""
+
+    def now(self) -> float:
+        """Return the loop's own time (virtual in some tests)."""
+
+    async def wait(self, deadline: float) -> None:
+        """Wait until `wake` was called, or the deadline has passed."""
+
+    async def wait_shielded(self, deadline: float) -> None:
+        """The same, in spite of a cancellation that is already under way."""
+
+    def wake(self) -> None:
+        """End the wait; from the loop's own thread."""
+
+    def wake_threadsafe(self) -> None:
+        """End the wait, from any thread or a signal handler."""
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Call a function in the next pass."""
+
+    def spawn(self, work: Work, argument: Any, name: str) -> Any:
+        """Begin a task; returns what `cancel` takes. The work raises nothing but a cancellation."""
+
+    def cancel(self, task: Any) -> None:
+        """Cancel a task at its next await."""
+
+    async def __aenter__(self) -> Loop: ...
+
+    async def __aexit__(self, *_error: object) -> bool | None: ...
+
+
+class AsyncioLoop:
+    """asyncio, in the running loop."""
+
+    def __init__(self) -> None:
+        import asyncio
+
+        self._loop = asyncio.get_running_loop()
+        self._cancelled = asyncio.CancelledError
+        self._task = asyncio.Task
+        self._waiter: asyncio.Future[None] | None = None
+        self._woken = False
+        self._context = copy_context()
+        self.now = self._loop.time
+
+    async def __aenter__(self) -> AsyncioLoop:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        return None
+
+    async def wait(self, deadline: float) -> None:
+        if self._woken:
+            # A pass for the tasks and for a cancellation, also when there is always something to do.
+            self._loop.call_soon(self.wake)
+        self._woken = False
+        waiter = self._waiter = self._loop.create_future()
+        timer = None if deadline == inf else self._loop.call_at(deadline, self.wake)
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            self._woken = False
+            if timer is not None:
+                timer.cancel()
+
+    async def wait_shielded(self, deadline: float) -> None:
+        try:
+            await self.wait(deadline)
+        except self._cancelled:
+            return
+
+    def wake(self) -> None:
+        waiter = self._waiter
+        if waiter is None:
+            self._woken = True
+        elif not waiter.done():
+            waiter.set_result(None)
+
+    def wake_threadsafe(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self.wake, context=self._context)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        self._loop.call_soon(function)
+
+    if sys.version_info >= (3, 12):
+
+        def spawn(self, work: Work, argument: Any, name: str) -> asyncio.Task[None]:
+            # Eager: runs at once up to its first real await, which many never reach.
+            return self._task(work(argument), loop=self._loop, name=name, context=copy_context(), eager_start=True)
+
+    else:
+
+        def spawn(self, work: Work, argument: Any, name: str) -> asyncio.Task[None]:
+            return self._task(work(argument), loop=self._loop, name=name)
+
+    def cancel(self, task: asyncio.Task[None]) -> None:
+        task.cancel()
+
+
+class TrioLoop:
+    """trio, in the running loop: a nursery, and a cancel scope per task."""
+
+    def __init__(self) -> None:
+        import trio
+
+        self._trio = trio
+        self._token = trio.lowlevel.current_trio_token()
+        self._event = trio.Event()
+        self._manager = trio.open_nursery()
+        self._nursery: trio.Nursery | None = None
+        self.now = trio.current_time
+
+    async def __aenter__(self) -> TrioLoop:
+        self._nursery = await self._manager.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        return await self._manager.__aexit__(*error)
+
+    async def wait(self, deadline: float) -> None:
+        with self._trio.CancelScope(deadline=deadline):
+            await self._event.wait()
+        self._event = self._trio.Event()
+
+    async def wait_shielded(self, deadline: float) -> None:
+        with self._trio.CancelScope(deadline=deadline, shield=True):
+            await self._event.wait()
+        self._event = self._trio.Event()
+
+    def wake(self) -> None:
+        self._event.set()
+
+    def wake_threadsafe(self) -> None:
+        try:
+            self._token.run_sync_soon(self.wake)
+        except self._trio.RunFinishedError:
+            return
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        self._token.run_sync_soon(function)
+
+    def spawn(self, work: Work, argument: Any, name: str) -> trio.CancelScope:
+        scope = self._trio.CancelScope()
+        assert self._nursery is not None
+        self._nursery.start_soon(self._run, scope, work, argument, name=name)
+        return scope
+
+    @staticmethod
+    async def _run(scope: trio.CancelScope, work: Work, argument: Any) -> None:
+        with scope:
+            await work(argument)
+
+    def cancel(self, task: trio.CancelScope) -> None:
+        task.cancel()
+
+
+def current_loop() -> Loop:
+    """Return the running event loop."""
+    from anyio.lowlevel import current_token
+
+    backend = type(current_token().native_token).__module__
+    return TrioLoop() if backend.partition(".")[0] == "trio" else AsyncioLoop()

@@ -1,0 +1,453 @@
+"""`Plan`: a graph cut down to its targets, with inputs bound and priorities computed; and what a process is called with.
+
+A plan is immutable and may be run any number of times, from any thread.
+
+- *Priority*: the longest remaining path goes first (counted in processes), as in the critical-path method. The
+  elements of maps that are aligned with one another share the priority of the first of them, and among equals the one
+  furthest along goes first, so that a pipeline of 10,000 elements holds a handful of values and not 10,000.
+- *Chains*: processes of one strategy, each of which has the one before as its only unfinished dependency and is its
+  only consumer, become ready as one unit, named after the first. An executor runs them without coming back in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from pmflow.base import BaseProcess
+from pmflow.config import ProcessType, id_text, id_texts, process_type
+from pmflow.decorator import FunctionProcess
+from pmflow.engine.frontier import Frontier, Priority
+from pmflow.errors import ConfigurationError, InputError, MissingDependencyError, did_you_mean, nearest
+from pmflow.graph import AFTER, DEFAULT, EACH, RESULT, RESULT_LIST, RESULTS, VALUE, Edge, Graph, settings_of
+
+__all__ = ["Plan"]
+
+# Lanes: where a unit is taken from. The strategy, but on the loop in two: what awaits and what does not, and the
+# elements of maps apart, of which only so many are begun at once.
+TASK, INLINE, THREAD, WORKER, TASK_ELEMENT = "task", "inline", "thread", "worker", "task element"
+LANES = (TASK, TASK_ELEMENT, THREAD, WORKER, INLINE)
+
+LONGEST_CHAIN = 1_000
+"""Links that are handed to an executor at once, so that a chain of a million holds a thousand calls."""
+
+_NOTHING: Mapping[str, Any] = {}
+
+
+class Node:
+    """A process of a plan.
+
+    Attributes:
+        id: its name.
+        process: the declaration.
+        lane: where it is taken from.
+        edges: what it needs of other processes of the plan.
+        given: parameter to value, of inputs and overrides.
+        consumers: the ids of those that need it.
+        required: whether its failure fails the run.
+        next: the next link of its chain.
+        unit: what the frontier calls its chain.
+        priority: of its chain.
+        mapped: whether it is called once per element.
+    """
+
+    __slots__ = (
+        "consumers",
+        "edges",
+        "given",
+        "id",
+        "lane",
+        "mapped",
+        "next",
+        "priority",
+        "process",
+        "required",
+        "settings",
+        "unit",
+    )
+
+    def __init__(self, name: str, process: BaseProcess[Any], lane: str) -> None:
+        self.id = name
+        self.process = process
+        self.settings = settings_of(process)
+        self.lane = lane
+        self.edges: tuple[Edge, ...] = ()
+        self.given = _NOTHING
+        self.consumers: Sequence[str] = ()
+        self.required = True
+        self.next: Node | None = None
+        self.unit = name
+        self.priority: Priority = (0, 0)
+        self.mapped = False
+
+    @property
+    def strategy(self) -> ProcessType:
+        """How it is executed."""
+        return _STRATEGIES[self.lane]
+
+
+_STRATEGIES = {
+    TASK: ProcessType.ASYNC,
+    TASK_ELEMENT: ProcessType.ASYNC,
+    INLINE: ProcessType.ASYNC,
+    THREAD: ProcessType.THREAD,
+    WORKER: ProcessType.PROCESS,
+}
+
+
+class Plan:
+    """What will run. Made by `Plan.of`.
+
+    Attributes:
+        nodes: id to `Node`, each after those it depends on.
+        targets: the ids asked for.
+        given: id to value, of overridden processes: they do not run.
+        keep_all: whether every value is kept.
+        aligned: mapped id to the mapped ids it goes along with, element by element.
+
+    >>> from pmflow import process
+    >>> page = process(lambda url: url.upper(), id="page")
+    >>> words = process(lambda page: page.split(), id="words")
+    >>> other = process(lambda: 1, id="other")
+    >>> plan = Plan.of(Graph([page, words, other]), inputs={"url": "a b"}, targets="words")
+    >>> list(plan.nodes)
+    ['page', 'words']
+    """
+
+    __slots__ = ("aligned", "given", "keep_all", "nodes", "targets")
+
+    def __init__(self, nodes: dict[str, Node], targets: tuple[str, ...], given: dict[str, Any], *, keep_all: bool) -> None:
+        self.nodes = nodes
+        self.targets = targets
+        self.given = given
+        self.keep_all = keep_all
+        self.aligned = {
+            name: tuple(source for _, source, kind in node.edges if kind >= EACH and nodes[source].mapped and source not in given)
+            for name, node in nodes.items()
+            if node.mapped
+        }
+        _contract(self)
+        _prioritise(self)
+
+    @classmethod
+    def of(
+        cls,
+        graph: Graph,
+        *,
+        inputs: Mapping[str, Any] | None = None,
+        overrides: Mapping[Any, Any] | None = None,
+        targets: Any = None,
+        keep: str | None = None,
+        type: Any = None,
+        explain: Callable[[BaseProcess[Any], str], str] | None = None,
+    ) -> Plan:
+        """Plan a run of a graph.
+
+        Args:
+            graph: the graph.
+            inputs: name to value.
+            overrides: id to a value, or to a process that takes its place.
+            targets: one id or several; only they and their ancestors run. By default what nothing depends on.
+            keep: ``"all"`` or ``"targets"``: whose data stays; by default all, or targets where they are given.
+            type: a strategy in place of every process's own.
+            explain: says what a missing name is where the caller looked, or ``""``.
+
+        Raises:
+            MissingDependencyError: a parameter that nothing provides.
+            InputError: an input, override or target that does not fit the graph.
+            ConfigurationError: an argument that cannot work.
+        """
+        type = None if type is None else process_type(type)
+        graph, given = _overridden(graph, overrides or {})
+        inputs = {str(name): value for name, value in (inputs or {}).items()}
+        _check_inputs(graph, inputs)
+        if keep not in (None, "all", "targets"):
+            raise ConfigurationError(f"keep must be 'all' or 'targets', not {keep!r}", setting="keep")
+        chosen = graph.targets if targets is None else tuple(dict.fromkeys(id_texts(targets)))
+        for name in chosen:
+            if name not in graph.processes:
+                raise _unknown("target", name, graph)
+        needed = set(graph.order) if targets is None else _ancestors(graph, chosen, given)
+        planner = _Planner(graph, inputs, given, needed, type, explain)
+        nodes = {name: planner.node(name) for name in graph.order if name in needed}
+        _connect(nodes)
+        return cls(nodes, chosen, given, keep_all=(keep or ("all" if targets is None else "targets")) == "all")
+
+    def frontier(self) -> Frontier:
+        """Return the frontier of a run of which nothing has begun."""
+        nodes, given = self.nodes, self.given
+        dependencies = {
+            name: [nodes[source].unit for source in self.waits_for(node)]
+            for name, node in nodes.items()
+            if node.unit is name and name not in given
+        }
+        lenient = {
+            name: {source for _, source, kind in node.edges if kind & ~EACH in (RESULT, RESULT_LIST)}
+            for name, node in nodes.items()
+            if any(kind & ~EACH in (RESULT, RESULT_LIST) for _, _, kind in node.edges)
+        }
+        return Frontier.of(
+            dependencies,
+            lenient={name: {nodes[source].unit for source in sources} for name, sources in lenient.items()},
+            mapped={name: sources for name, sources in self.aligned.items() if name not in given},
+            priority=lambda name: nodes[name].priority,
+            lane=lambda name: nodes[name].lane,
+        )
+
+    def waits_for(self, node: Node) -> Iterable[str]:
+        """Return the processes that must have ended before a node can begin."""
+        edges, given = node.edges, self.given
+        if not edges:
+            return ()
+        if not node.mapped and not given:
+            return [edges[0][1]] if len(edges) == 1 else {source for _, source, _ in edges}
+        aligned = self.aligned.get(node.id, ())
+        return {source for _, source, _ in edges if source not in given and source not in aligned}
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __repr__(self) -> str:
+        return f"<Plan of {len(self):,} processes for {', '.join(self.targets[:10])}>"
+
+
+# Planning
+
+
+def _overridden(graph: Graph, overrides: Mapping[Any, Any]) -> tuple[Graph, dict[str, Any]]:
+    """Return the graph with processes in place of processes, and the values that stand for others."""
+    values: dict[str, Any] = {}
+    processes: dict[str, BaseProcess[Any]] = {}
+    for key, value in overrides.items():
+        name = id_text(key)
+        if name not in graph.processes:
+            raise _unknown("override", name, graph)
+        if isinstance(value, BaseProcess):
+            processes[name] = value
+        else:
+            values[name] = value
+    return (graph.replaced(processes) if processes else graph), values
+
+
+def _unknown(what: str, name: str, graph: Graph) -> InputError:
+    suggestion = nearest(name, graph.processes)
+    return InputError(
+        f"no process is called {name!r}, which is given as {'an' if what == 'override' else 'a'} {what}{did_you_mean(suggestion)}",
+        name=name,
+        suggestion=suggestion,
+    )
+
+
+def _check_inputs(graph: Graph, inputs: Mapping[str, Any]) -> None:
+    """Refuse inputs that nothing asks for."""
+    if not inputs:
+        return
+    asked = {source for edges in graph.edges.values() for _, source, _ in edges}
+    for name in inputs:
+        process = graph.processes.get(name)
+        if isinstance(process, FunctionProcess):
+            raise InputError(
+                f"{name!r} is a process, so it is no input; to run without it, write overrides={{{name!r}: value}}",
+                name=name,
+            )
+        if process is not None and graph.edges[name]:
+            raise InputError(
+                f"'{name}' receives the results of {', '.join(source for _, source, _ in graph.edges[name])}, so it takes "
+                f"no input; to run without it, write overrides={{{name!r}: value}}",
+                name=name,
+            )
+        if process is None and name not in asked:
+            known = {source for source in asked if source not in graph.processes}
+            suggestion = nearest(name, known)
+            raise InputError(
+                f"no process asks for the input {name!r}{did_you_mean(suggestion)}", name=name, suggestion=suggestion
+            )
+
+
+def _ancestors(graph: Graph, targets: Iterable[str], given: Mapping[str, Any]) -> set[str]:
+    needed: set[str] = set()
+    waiting = list(targets)
+    processes = graph.processes
+    while waiting:
+        name = waiting.pop()
+        if name in needed:
+            continue
+        needed.add(name)
+        if name not in given:
+            waiting += [source for _, source, _ in graph.edges[name] if source in processes]
+    return needed
+
+
+class _Planner:
+    """Makes nodes: binds inputs, picks lanes, refuses what is missing."""
+
+    def __init__(  # noqa: PLR0913 - one step of Plan.of, with its arguments
+        self,
+        graph: Graph,
+        inputs: Mapping[str, Any],
+        given: Mapping[str, Any],
+        needed: set[str],
+        type: Any,
+        explain: Callable[[BaseProcess[Any], str], str] | None,
+    ) -> None:
+        self.graph = graph
+        self.inputs = inputs
+        self.given = given
+        self.needed = needed
+        self.type = type
+        self.explain = explain
+        self.lanes: dict[Any, str] = {}
+
+    def node(self, name: str) -> Node:
+        process = self.graph.processes[name]
+        node = Node(name, process, self.lane(process))
+        settings = node.settings
+        node.required = settings.required and self.graph.required(name)
+        node.mapped = settings.map_over is not None
+        if node.mapped and node.lane is TASK:
+            node.lane = TASK_ELEMENT
+        if name in self.given:
+            return node
+        edges = self.graph.edges[name]
+        needed = self.needed
+        for _, source, _ in edges:
+            if source not in needed:
+                edges = self.bound(node, edges)
+                break
+        node.edges = edges
+        if not isinstance(process, FunctionProcess) and not edges:
+            node.given = {"": self.inputs.get(name)}
+        return node
+
+    def lane(self, process: BaseProcess[Any]) -> str:
+        if type(process) is not FunctionProcess:
+            return self._lane(process)
+        key = (process._function, process._settings)  # noqa: SLF001 - once per function, not per process
+        known = self.lanes.get((id(key[0]), id(key[1])))
+        if known is None:
+            known = self.lanes[id(key[0]), id(key[1])] = self._lane(process)
+        return known
+
+    def _lane(self, process: BaseProcess[Any]) -> str:
+        strategy = process.strategy if self.type is None else self.type
+        if strategy is ProcessType.THREAD:
+            return THREAD
+        if strategy is ProcessType.PROCESS:
+            return WORKER
+        return TASK if is_coroutine(process) else INLINE
+
+    def bound(self, node: Node, edges: tuple[Edge, ...]) -> tuple[Edge, ...]:
+        """Return the edges to other processes; inputs become given values, defaults are left out."""
+        kept = []
+        given: dict[str, Any] = {}
+        for edge in edges:
+            parameter, source, kind = edge
+            if source in self.inputs and source not in self.graph.processes:
+                given[parameter or source] = self.inputs[source]
+            elif source in self.needed:
+                kept.append(edge)
+            elif not self.optional(node, parameter, source, kind):
+                raise self.missing(node, parameter, source)
+        node.given = given or _NOTHING
+        return tuple(kept)
+
+    @staticmethod
+    def optional(node: Node, parameter: str, source: str, kind: int) -> bool:
+        """Whether a parameter may keep its default; one that `dependencies` or `map_over` names may not."""
+        if kind >= EACH or parameter != source:
+            return False
+        return isinstance(node.process, FunctionProcess) and parameter in node.process._function.optional  # noqa: SLF001
+
+    def missing(self, node: Node, parameter: str, source: str) -> MissingDependencyError:
+        known = {name: None for name in (*self.graph.processes, *self.inputs) if name != node.id}
+        suggestion = nearest(source, known)
+        asks = f"{source!r}" if parameter in ("", source) else f"{source!r} for its parameter {parameter!r}"
+        explained = self.explain(node.process, source) if self.explain else ""
+        if not explained and suggestion is None and known:
+            explained = f"; there {'are' if len(known) > 1 else 'is'} {', '.join(map(repr, list(known)[:10]))}"
+        return MissingDependencyError(
+            f"'{node.id}' needs {asks}, which no process produces and no input provides"
+            f"{explained}{did_you_mean(suggestion)}",
+            process_id=node.id,
+            parameter=parameter or source,
+            suggestion=suggestion,
+        )
+
+
+def is_coroutine(process: BaseProcess[Any]) -> bool:
+    """Whether calling the process gives a coroutine."""
+    if isinstance(process, FunctionProcess):
+        return process._function.coroutine  # noqa: SLF001
+    from inspect import iscoroutinefunction
+
+    return iscoroutinefunction(process.entry)
+
+
+def _connect(nodes: dict[str, Node]) -> None:
+    """Fill in who consumes what, and whose failures every consumer handles."""
+    for name, node in nodes.items():
+        edges = node.edges
+        if not edges:
+            continue
+        sources = (edges[0][1],) if len(edges) == 1 else {source: None for _, source, _ in edges}
+        for source in sources:
+            consumers = nodes[source].consumers
+            if consumers:
+                consumers.append(name)  # type: ignore[attr-defined]
+            else:
+                nodes[source].consumers = [name]
+    for node in nodes.values():
+        for _, source, kind in node.edges:
+            if kind & ~EACH in (RESULT, RESULT_LIST) and nodes[source].required:
+                nodes[source].required = not _handled(nodes, source)
+
+
+def _handled(nodes: Mapping[str, Node], source: str) -> bool:
+    """Whether every consumer takes the result itself, whatever it is."""
+    return all(
+        kind & ~EACH in (RESULT, RESULT_LIST)
+        for name in nodes[source].consumers
+        for _, wanted, kind in nodes[name].edges
+        if wanted == source
+    )
+
+
+def _contract(plan: Plan) -> None:
+    """Join the links of chains."""
+    nodes, given = plan.nodes, plan.given
+    length: dict[str, int] = {}
+    for name, node in nodes.items():
+        edges = node.edges
+        if len(edges) != 1 or node.mapped:
+            continue
+        _, source, kind = edges[0]
+        before = nodes[source]
+        if before.lane is not node.lane or len(before.consumers) != 1 or node.lane is TASK:
+            continue
+        if kind not in (VALUE, DEFAULT, AFTER) or before.mapped or source in given or name in given:
+            continue
+        links = length.get(before.unit, 1)
+        if links < LONGEST_CHAIN:
+            before.next = node
+            node.unit = before.unit
+            length[before.unit] = links + 1
+
+
+def _prioritise(plan: Plan) -> None:
+    """Give every unit the length of the longest path from it on."""
+    nodes = plan.nodes
+    path: dict[str, int] = {}
+    shared: dict[Priority, Priority] = {}
+    for name in reversed(nodes):
+        node = nodes[name]
+        longest = 0
+        for consumer in node.consumers:
+            longest = max(longest, path[consumer])
+        path[name] = longest + 1
+        if node.unit is name:
+            priority = (-longest - 1, 0)
+            node.priority = shared.setdefault(priority, priority)
+    for name, sources in plan.aligned.items():  # in topological order: a source before what is aligned with it
+        if sources:
+            first = min(nodes[source].priority for source in sources)
+            nodes[name].priority = (first[0], min(nodes[source].priority[1] for source in sources) - 1)

@@ -1,0 +1,687 @@
+"""The scheduler: one run, from its first ready process to its last outcome.
+
+It lives in one task of one event loop, and takes *turns*. In a turn it
+
+1. takes the outcomes that executors have delivered (`deliver`, from any thread, wakes the loop once per burst),
+2. fires the timers that are due: timeouts, retries, the run's own timeout,
+3. hands over what has become ready, as many as each executor wants to hold.
+
+Where a process stands:
+
+    waiting (frontier) -> submitted (`_running`) -> ended (`outcomes`, `elements`)
+                               |     ^
+                               v     |
+                            retrying (`_retrying`)
+
+A call that exceeds its timeout is given up: its executor is told to stop it, and says by a `Stopped` when that is done.
+Only then is its process tried again or ended, so an old attempt is dead before the next begins, except in a thread.
+When the run is stopped, everything submitted is given up, and what remains is CANCELLED, or SKIPPED.
+
+Invariant: every planned process ends in exactly one outcome. A call counts only while it is the one in `_running`:
+whatever else it delivers is late, and is dropped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import copy_context
+from heapq import heapify, heappop, heappush
+from math import inf
+from threading import get_ident
+from time import perf_counter
+from typing import Any
+
+from pmflow.decorator import FunctionProcess
+from pmflow.engine.attempt import arguments, as_failure, bind, bind_element, feed, function_of, timed_out, unwrapped, why
+from pmflow.engine.loops import Loop
+from pmflow.engine.plan import INLINE, LANES, TASK, TASK_ELEMENT, Node, Plan
+from pmflow.errors import ProcessError
+from pmflow.executors.base import Began, Call, Session, Stopped
+from pmflow.graph import EACH, RESULT, RESULT_LIST
+from pmflow.results import (
+    RELEASED,
+    Cancelled,
+    Clock,
+    Failure,
+    Mapped,
+    Outcome,
+    ProcessResult,
+    ProcessState,
+    Skipped,
+    Success,
+    result_of,
+)
+
+AGAIN = 0.25
+"""Seconds until a cancellation that a task has swallowed is repeated."""
+
+STARTS = 1_000
+"""How many calls are handed to a lane in a turn, so that the loop gets its passes."""
+
+Key = Any
+"""The id of a process, or ``(id, index)`` for an element."""
+
+Emit = Callable[..., None]
+
+
+class Scheduler:
+    """One run of a plan.
+
+    Args:
+        plan: what to run.
+        fail_fast: whether the failure of a required process stops the run.
+        timeout: seconds for the whole run.
+        emit: told of everything that happens: ``emit(kind, process_id, state, moment, attempt, result)``.
+
+    Attributes:
+        outcomes: id to outcome, in order of completion.
+        elements: mapped id to the outcomes of its elements.
+        sequences: mapped id to parameter to the list it goes over.
+        stopped_by: None, or why the run was stopped: ``"failure"``, ``"timeout"``, ``"interrupt"``, ``"cancellation"``.
+    """
+
+    def __init__(self, plan: Plan, *, fail_fast: bool, timeout: float | None = None, emit: Emit | None = None) -> None:
+        self.plan = plan
+        self.outcomes: dict[str, Outcome] = {}
+        self.elements: dict[str, list[Any]] = {}
+        self.sequences: dict[str, dict[str, list[Any]]] = {}
+        self.stopped_by: str | None = None
+        self.clock = Clock(perf_counter())
+        self._fail_fast = fail_fast
+        self._timeout = timeout
+        self._emit = emit
+        self._frontier = plan.frontier()
+        self._context = copy_context()
+        self._mailbox: deque[tuple[Call, Any]] = deque()
+        self._armed = False
+        self._more = False
+        self._interrupted = False
+        self._closed = False
+        self._running: dict[Key, Call] = {}
+        self._retrying: dict[Key, Call] = {}
+        self._timed_out: set[Key] = set()
+        self._overlapped: set[Key] = set()
+        self._shared: dict[str, dict[str, Any]] = {}
+        self._timers: list[tuple[float, int, Callable[[Any], None], Any]] = []
+        self._timed = 0
+        self._number = 0
+        self._held = dict.fromkeys(LANES, 0)
+        self._batches: dict[str, list[Call]] = {lane: [] for lane in LANES}
+        self._ends: list[tuple[Node, Key, Outcome]] = []
+        self._uses = {} if plan.keep_all else {name: len(node.consumers) for name, node in plan.nodes.items()}
+        self.loop: Loop
+        self._sessions: Mapping[str, Session]
+
+    # The door
+
+    async def run(self, loop: Loop, open_sessions: Callable[[Scheduler], Mapping[str, Session]]) -> None:
+        """Run to the end: afterwards every process of the plan has its outcome.
+
+        Args:
+            loop: the running event loop.
+            open_sessions: returns a session per lane.
+
+        Raises:
+            BaseException: the cancellation that ended the run; everything that could be stopped has been.
+        """
+        self.loop = loop
+        self._thread = get_ident()
+        async with loop:
+            self._sessions = open_sessions(self)
+            try:
+                if self._timeout is not None:
+                    self._set_timer(self._timeout, self._run_timed_out, None)
+                self._start()
+                while self._turn():
+                    await loop.wait(self._next_deadline())
+            except BaseException:
+                self._stop("cancellation")
+                while self._turn():
+                    await loop.wait_shielded(self._next_deadline())
+                raise
+            finally:
+                self._closed = True
+                for session in dict.fromkeys(self._sessions.values()):
+                    session.close()
+
+    def deliver(self, call: Call, outcome: Any) -> None:
+        """Take an outcome from an executor; from any thread."""
+        self._mailbox.append((call, outcome))
+        if not self._armed and not self._closed:
+            self._armed = True
+            if get_ident() == self._thread:
+                self.loop.wake()
+            else:
+                self.loop.wake_threadsafe()
+
+    def interrupt(self) -> None:
+        """Stop the run; from any thread or a signal handler."""
+        self._interrupted = True
+        loop = getattr(self, "loop", None)
+        if loop is not None and not self._closed:
+            loop.wake_threadsafe()
+
+    # Turns
+
+    def _start(self) -> None:
+        now = perf_counter()
+        for name, value in self.plan.given.items():
+            if name in self.plan.nodes:
+                self.outcomes[name] = Success(value, now, now, attempts=0)
+
+    def _turn(self) -> bool:
+        """Do everything that can be done now; False at the end of the run."""
+        self._armed = False
+        mailbox = self._mailbox
+        while mailbox:
+            self._settle(*mailbox.popleft())
+        if self._interrupted and self.stopped_by is None:
+            self._stop("interrupt")
+        self._fire_timers()
+        if self.stopped_by is None:
+            while self._hand_over():
+                continue
+            return len(self.outcomes) < len(self.plan.nodes)
+        if self._running:
+            return True
+        self._give_up_the_rest()
+        return False
+
+    def _hand_over(self) -> bool:
+        """Submit what is ready; True if there may be more at once."""
+        self._more = False
+        for lane in LANES:
+            session = self._sessions.get(lane)
+            if session is None:
+                continue
+            room = min(session.window - self._held[lane], STARTS)
+            units = self._frontier.take_ready(lane, room) if room > 0 else ()
+            for unit in units:
+                if type(unit) is tuple:
+                    self._begin_element(*unit)
+                else:
+                    self._begin(self.plan.nodes[unit])
+            if self._ends:
+                self._record_ends()
+                self._more = True
+            if self.stopped_by is not None:
+                return False
+            batch = self._batches[lane]
+            if batch:
+                self._batches[lane] = []
+                session.submit(batch)
+            if len(units) == STARTS:
+                self.loop.wake()
+        return self._more
+
+    # Beginnings
+
+    def _begin(self, node: Node) -> None:
+        """Submit a process with the rest of its chain, or end it."""
+        if node.mapped:
+            self._open(node)
+            return
+        values = bind(node, self, 0.0)
+        if isinstance(values, Skipped):
+            values.ended = perf_counter()
+            self._ends.append((node, node.id, values))
+            return
+        args, kwargs = arguments(node, values)
+        call = self._call(node, node.id, node.id, args, kwargs)
+        last = call
+        link = node.next
+        while link is not None:
+            values = bind(link, self, 0.0, skip=link.edges[0][1])
+            args, kwargs = arguments(link, values)  # type: ignore[arg-type]  # nothing to skip it for
+            last.then = self._call(link, link.id, link.id, args, kwargs)
+            last = last.then
+            last.feed = feed(link)
+            link = link.next
+        self._submit(node, call)
+
+    def _call(self, node: Node, key: Key, label: str, args: Any, kwargs: Any) -> Call:
+        function = node.process.entry if not node.settings.validation_rules else function_of(node)
+        call = Call(key, label, function, args, kwargs, priority=node.priority, context=self._context)
+        call.observed = self._emit is not None
+        return call
+
+    def _submit(self, node: Node, call: Call) -> None:
+        lane = node.lane
+        self._held[lane] += 1
+        self._running[call.key] = call
+        self._batches[lane].append(call)
+        if node.settings.timeout is not None:
+            self._watch(node, call)
+
+    def _open(self, node: Node) -> None:
+        """Let the elements of a mapped process begin, or end it."""
+        shared = bind(node, self, perf_counter())
+        if isinstance(shared, Skipped):
+            self._ends.append((node, node.id, shared))
+            return
+        aligned = self.plan.aligned[node.id]
+        sequences: dict[str, list[Any]] = {}
+        mapped = node.settings.map_over
+        try:
+            for parameter in [name for name in mapped if name in shared]:
+                sequences[parameter] = sequence(node.id, mapped[parameter], shared.pop(parameter))
+            for parameter, source, kind in node.edges:
+                if kind >= EACH and source not in aligned:
+                    outcome = self.outcomes[source]
+                    failed, reason = why(source, outcome)
+                    if reason:
+                        self._ends.append((node, node.id, Skipped(reason, perf_counter(), failed=failed)))
+                        return
+                    sequences[parameter] = sequence(node.id, source, outcome.value)  # type: ignore[union-attr]
+            same_length(node, {name: len(each) for name, each in sequences.items()})
+        except ProcessError as error:
+            now = perf_counter()
+            self._ends.append((node, node.id, Failure(error, now, now)))
+            return
+        self._more = True
+        self._shared[node.id] = shared
+        self.sequences[node.id] = sequences
+        self.elements[node.id] = []
+        complete = self._frontier.open(node.id)
+        if not aligned:
+            self._frontier.expand(node.id, len(next(iter(sequences.values()))))
+            complete = self._frontier.seal(node.id)
+        self._complete(complete)
+
+    def _begin_element(self, name: str, index: int) -> None:
+        node = self.plan.nodes[name]
+        key = (name, index)
+        try:
+            values = bind_element(node, index, self._shared[name], self, 0.0)
+        except IndexError:
+            now = perf_counter()
+            lengths = {source: self._frontier.size(source) for source in self.plan.aligned[name]}
+            lengths |= {parameter: len(each) for parameter, each in self.sequences[name].items()}
+            self._ends.append((node, key, Failure(unequal(name, lengths), now, now)))
+            return
+        if isinstance(values, Skipped):
+            values.ended = perf_counter()
+            self._ends.append((node, key, values))
+            return
+        args, kwargs = arguments(node, values)
+        self._submit(node, self._call(node, key, f"{name}_{index}", args, kwargs))
+
+    # Ends
+
+    def _settle(self, call: Call, outcome: Any) -> None:
+        """Take what an executor has delivered."""
+        key = call.key
+        running = self._running
+        if running.get(key) is not call:
+            return
+        node = self.plan.nodes[key if type(key) is str else key[0]]
+        kind = type(outcome)
+        if kind is Began:
+            self._tell("process_started", call.label, ProcessState.RUNNING, call.started, call.attempt)
+            return
+        del running[key]
+        if node.settings.timeout is not None:
+            self._forget_timers()
+        if kind is Success:
+            then = call.then
+            if then is None:
+                self._held[node.lane] -= 1
+            else:
+                running[then.key] = then
+                follower = node.next
+                if follower is not None and follower.settings.timeout is not None:
+                    self._watch(follower, then)
+                if self.stopped_by is not None:
+                    self._sessions[node.lane].stop(then)
+            outcome.attempts = call.attempt
+            if self._timed_out:
+                self._timed_out.discard(key)
+            if key in self._overlapped:
+                outcome.stopped = False
+            if type(node.process) is not FunctionProcess:
+                outcome = unwrapped(outcome)
+            if type(outcome) is Success:
+                self._ends.append((node, key, outcome))
+                self._record_ends()
+                return
+        else:
+            self._held[node.lane] -= 1
+        self._not_well(node, call, outcome)
+
+    def _not_well(self, node: Node, call: Call, outcome: Failure | Stopped) -> None:
+        """Try again what failed or was given up, or end it."""
+        key = call.key
+        started = call.started or perf_counter()
+        if isinstance(outcome, Stopped):
+            if not outcome.ended:
+                self._overlapped.add(key)
+            if key not in self._timed_out and self.stopped_by is None:
+                self._begin(node)  # the link before was given up in the moment in which it ended well
+                return
+            if key not in self._timed_out:
+                stopped = key not in self._overlapped
+                began = call.started or None
+                end = Cancelled(began, outcome.at, attempts=call.attempt if began else call.attempt - 1, stopped=stopped)
+                self._ends.append((node, key, end))
+                self._record_ends()
+                return
+            error = timed_out(call.label, node.settings.timeout, call.attempt, ended=outcome.ended)
+            outcome = Failure(error, started, outcome.at)
+        if node.lane in _ON_LOOP:
+            if isinstance(outcome.exception, KeyboardInterrupt):
+                self._interrupted = True
+            if key in self._timed_out:  # what it raised when it was cancelled
+                error = timed_out(call.label, node.settings.timeout, call.attempt, ended=True)
+                error.__cause__ = outcome.exception
+                outcome = Failure(error, outcome.started, outcome.ended)
+        self._timed_out.discard(key)
+        failure = as_failure(call.label, outcome)
+        failure.attempts = call.attempt
+        failure.required = node.required
+        failure.stopped = key not in self._overlapped
+        retry = node.settings.retry_strategy
+        if retry is not None and self.stopped_by is None and retry.allows(call.attempt, failure.exception):
+            self._retrying[key] = call
+            if self._emit is not None:
+                result = self._result_of(call.label, node, failure)
+                self._tell("process_retrying", call.label, ProcessState.RETRYING, failure.ended, call.attempt, result)
+            self._set_timer(retry.delay(call.attempt), self._retry, key)
+            return
+        self._ends.append((node, key, failure))
+        self._record_ends()
+
+    def _record_ends(self) -> None:
+        """Record what has ended, and everything that ends with it."""
+        ends = self._ends
+        while ends:
+            node, key, outcome = ends.pop()
+            if type(key) is tuple:
+                self._record_element(node, key, outcome)
+            elif key not in self.outcomes:
+                self._record(node, outcome)
+            if type(outcome) is Failure and self._stops(node, outcome):
+                self._stop("failure")
+
+    def _stops(self, node: Node, outcome: Failure) -> bool:
+        own = node.settings.fail_fast
+        return outcome.required and self.stopped_by is None and (self._fail_fast if own is None else own)
+
+    def _record(self, node: Node, outcome: Outcome) -> None:
+        name = node.id
+        self.outcomes[name] = outcome
+        if self._emit is not None:
+            self._tell_end(name, node, outcome)
+        if type(outcome) is Success:
+            if self._uses:
+                self._release(node)
+        elif type(outcome) is Mapped and self._uses and outcome.state is ProcessState.COMPLETED:
+            self._release(node)
+        following = node.next
+        if following is not None:
+            if type(outcome) is not Success and self.stopped_by is None:
+                self._begin(following)
+            return
+        if node.mapped and type(outcome) is not Mapped and not self.elements.get(name):
+            for follower in self._frontier.cut(name):
+                self._skip(follower, outcome, name)
+        failed = type(outcome) is not Success and why(name, outcome)[0]
+        if not failed:
+            self._frontier.succeed(node.unit)
+            return
+        for dropped in self._frontier.fail(node.unit):
+            self._skip(dropped, outcome, name)
+
+    def _skip(self, name: str, outcome: Outcome, source: str) -> None:
+        failed, reason = why(source, outcome)
+        self._ends.append((self.plan.nodes[name], name, Skipped(reason, perf_counter(), failed=failed)))
+
+    def _record_element(self, node: Node, key: tuple[str, int], outcome: Outcome) -> None:
+        name, index = key
+        elements = self.elements[name]
+        if index >= len(elements):
+            elements.extend([None] * (index + 1 - len(elements)))
+        elements[index] = outcome
+        if self._emit is not None:
+            self._tell_end(f"{name}_{index}", node, outcome)
+        if self._uses and type(outcome) is Success:
+            self._release_elements(node, index)
+        if self._frontier.succeed(key):
+            self._complete([name])
+
+    def _complete(self, names: Iterable[str]) -> None:
+        """End mapped processes all of whose elements have ended."""
+        for name in names:
+            node = self.plan.nodes[name]
+            mapped = Mapped(self.elements[name], perf_counter())
+            lengths = {source: self._frontier.size(source) for source in self.plan.aligned[name]}
+            lengths |= {parameter: len(each) for parameter, each in self.sequences[name].items()}
+            self.sequences[name] = {}
+            self._shared[name] = {}
+            if len(set(lengths.values())) > 1:
+                failure = Failure(unequal(name, lengths), mapped.started, mapped.ended)
+                failure.required = node.required
+                self._ends.append((node, name, failure))
+                continue
+            if not node.required and mapped.state is ProcessState.FAILED:
+                mapped.state = ProcessState.COMPLETED
+            self._ends.append((node, name, mapped))
+
+    # What is kept
+
+    def _release(self, node: Node) -> None:
+        """Let go of values all of whose consumers have completed."""
+        uses = self._uses
+        targets = self.plan.targets
+        for source in {source for _, source, _ in node.edges}:
+            uses[source] -= 1
+            if not uses[source] and source not in targets:
+                outcome = self.outcomes.get(source)
+                if isinstance(outcome, (Success, Mapped)):
+                    outcome.value = RELEASED
+                for element in self.elements.get(source, ()):
+                    if type(element) is Success:
+                        element.value = RELEASED
+
+    def _release_elements(self, node: Node, index: int) -> None:
+        """Let go of the elements that only this one, and its like in other maps, had use for."""
+        for source in self.plan.aligned[node.id]:
+            consumers = self.plan.nodes[source].consumers
+            if source in self.plan.targets or any(source not in self.plan.aligned.get(name, ()) for name in consumers):
+                continue
+            ends = [self.elements.get(name, ())[index : index + 1] for name in consumers]
+            if all(end and type(end[0]) is Success for end in ends):
+                self.elements[source][index].value = RELEASED
+
+    # Stopping
+
+    def _stop(self, reason: str) -> None:
+        """Give up everything that has been begun, and begin nothing more."""
+        if self.stopped_by is not None:
+            return
+        self.stopped_by = reason
+        for batch in self._batches.values():  # not handed over yet
+            for call in batch:
+                del self._running[call.key]
+            batch.clear()
+        now = perf_counter()
+        for key, call in self._retrying.items():
+            node = self._node(key)
+            stopped = key not in self._overlapped
+            self._ends.append((node, key, Cancelled(call.started, now, attempts=call.attempt, stopped=stopped)))
+        self._retrying.clear()
+        for key, call in list(self._running.items()):
+            self._give_up(self._node(key), call)
+
+    def _give_up(self, node: Node, call: Call) -> None:
+        session = self._sessions[node.lane]
+        session.stop(call)
+        if not session.queues or call.handle is not None:
+            self._set_timer(AGAIN, self._give_up_again, call)
+
+    def _give_up_again(self, call: Call) -> None:
+        if self._running.get(call.key) is call and self._node(call.key).lane in _ON_LOOP:
+            self._give_up(self._node(call.key), call)
+
+    def _give_up_the_rest(self) -> None:
+        """End what had not begun when the run was stopped: SKIPPED below a failure, else CANCELLED."""
+        self._record_ends()
+        now = perf_counter()
+        for name, node in self.plan.nodes.items():
+            if name in self.outcomes:
+                continue
+            if name in self.elements:
+                self._give_up_elements(node, now)
+                continue
+            end = _given_up([(source, self.outcomes[source]) for _, source, kind in node.edges if kind not in _ANY_END], now)
+            self.outcomes[name] = end
+            if self._emit is not None:
+                self._tell_end(name, node, end)
+
+    def _give_up_elements(self, node: Node, now: float) -> None:
+        name = node.id
+        elements = self.elements[name]
+        elements.extend([None] * (self._frontier.size(name) - len(elements)))
+        for index, element in enumerate(elements):
+            if element is None:
+                sources = [(f"{source}_{index}", self.elements[source][index]) for source in self.plan.aligned[name]]
+                elements[index] = end = _given_up(sources, now)
+                if self._emit is not None:
+                    self._tell_end(f"{name}_{index}", node, end)
+        self.outcomes[name] = mapped = Mapped(elements, now)
+        if self._emit is not None:
+            self._tell_end(name, node, mapped)
+
+    def _run_timed_out(self, _: None) -> None:
+        self._stop("timeout")
+
+    # Timers
+
+    def _set_timer(self, delay: float, function: Callable[[Any], None], argument: Any) -> None:
+        self._number += 1
+        heappush(self._timers, (self.loop.now() + delay, self._number, function, argument))
+
+    def _next_deadline(self) -> float:
+        return self._timers[0][0] if self._timers else inf
+
+    def _fire_timers(self) -> None:
+        timers = self._timers
+        if not timers:
+            return
+        now = self.loop.now()
+        while timers and timers[0][0] <= now:
+            _, _, function, argument = heappop(timers)
+            function(argument)
+
+    def _watch(self, node: Node, call: Call) -> None:
+        self._timed += 1
+        self._set_timer(node.settings.timeout, self._check_timeout, call)
+
+    def _check_timeout(self, call: Call) -> None:
+        """Give up a call that has run for its timeout; one that waited in a queue for a while has time left."""
+        if self._running.get(call.key) is not call or call.key in self._timed_out or self.stopped_by is not None:
+            return
+        node = self._node(call.key)
+        timeout = node.settings.timeout
+        if self._sessions[node.lane].queues:
+            left = timeout if not call.started else timeout - (perf_counter() - call.started)
+            if left > 0:
+                self._set_timer(left, self._check_timeout, call)
+                return
+        self._timed_out.add(call.key)
+        self._give_up(node, call)
+
+    def _forget_timers(self) -> None:
+        """Drop the timers of calls that have ended, once they are most of them: they hold the calls' arguments."""
+        if len(self._timers) < 2 * len(self._running) + 1_000:
+            return
+        running = self._running
+        self._timers = [
+            timer for timer in self._timers if not isinstance(timer[3], Call) or running.get(timer[3].key) is timer[3]
+        ]
+        heapify(self._timers)
+
+    def _retry(self, key: Key) -> None:
+        """Make the next attempt, with the rest of the chain."""
+        call = self._retrying.pop(key, None)
+        if call is None:
+            return
+        node = self._node(key)
+        args, kwargs = call.args, call.kwargs
+        if call.feed is not None:  # the executor had its value from the link before
+            args, kwargs = arguments(node, bind(node, self, 0.0))  # type: ignore[arg-type]  # nothing to skip it for
+        again = Call(key, call.label, call.function, args, kwargs, priority=call.priority, context=self._context)
+        again.then = call.then
+        again.attempt = call.attempt + 1
+        again.observed = call.observed
+        self._submit(node, again)
+
+    def _node(self, key: Key) -> Node:
+        return self.plan.nodes[key if type(key) is str else key[0]]
+
+    # Telling
+
+    def result(self, name: str, index: int | None = None) -> ProcessResult[Any]:
+        """Return the result of a process that has ended, or of an element."""
+        outcome = self.outcomes[name] if index is None else self.elements[name][index]
+        label = name if index is None else f"{name}_{index}"
+        return self._result_of(label, self.plan.nodes[name], outcome)
+
+    def _result_of(self, label: str, node: Node, outcome: Outcome) -> ProcessResult[Any]:
+        return result_of(label, outcome, node.strategy, self.clock)
+
+    def _tell(self, kind: str, label: str, state: ProcessState, moment: float, attempt: int, result: Any = None) -> None:
+        if self._emit is not None:
+            self._emit(kind, label, state, moment, attempt, result)
+
+    def _tell_end(self, label: str, node: Node, outcome: Outcome) -> None:
+        result = self._result_of(label, node, outcome)
+        self._tell("process_ended", label, result.state, outcome.ended, result.attempts, result)
+
+
+_ON_LOOP = (TASK, TASK_ELEMENT, INLINE)
+_ANY_END = (RESULT, RESULT_LIST)
+
+
+def _given_up(sources: Iterable[tuple[str, Outcome]], now: float) -> Skipped | Cancelled:
+    """Return the end of what had not begun when the run was stopped."""
+    for source, outcome in sources:
+        failed, reason = why(source, outcome)
+        if failed:
+            return Skipped(reason, now, failed=True)
+    return Cancelled(None, now)
+
+
+def sequence(name: str, source: str, value: Any) -> list[Any]:
+    """Return what a map goes over as a list.
+
+    Raises:
+        ProcessError: it is a string, bytes or a mapping, or nothing to go over.
+    """
+    if isinstance(value, (str, bytes, bytearray, Mapping)):
+        kind = type(value).__name__
+        remedy = f"[{source}]" if not isinstance(value, Mapping) else f"list({source}.items())"
+        raise ProcessError(
+            f"'{name}' maps over {source!r}, which is a {kind}: its elements are seldom what is meant; "
+            f"return a list instead, such as {remedy}",
+            process_id=name,
+        )
+    try:
+        return list(value)
+    except TypeError:
+        raise ProcessError(
+            f"'{name}' maps over {source!r}, which is {type(value).__name__}, not a list or another iterable",
+            process_id=name,
+        ) from None
+
+
+def same_length(node: Node, lengths: Mapping[str, int]) -> None:
+    """Refuse sequences of different lengths."""
+    if len(set(lengths.values())) > 1:
+        raise unequal(node.id, lengths)
+
+
+def unequal(name: str, lengths: Mapping[str, int]) -> ProcessError:
+    """Return the error of a map over sequences of different lengths."""
+    found = ", ".join(f"{source!r} has {length:,}" for source, length in lengths.items())
+    return ProcessError(f"'{name}' maps over sequences of different lengths: {found}", process_id=name)

@@ -1,0 +1,1 @@
+"""Where calls run: the port, and an adapter per strategy."""

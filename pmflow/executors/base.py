@@ -1,0 +1,265 @@
+"""The executor port: chains in, outcomes out, stop.
+
+An `Executor` opens a `Session` for each run. The run submits *chains*: a `Call`, whose ``then`` may be a further call
+of the same strategy that needs the value of the one before (its ``feed`` names the parameter), and so on. The session
+runs the links one after another and delivers one outcome per link to the run's `Port`, from whatever thread it is in:
+
+- `Success` or `Failure`, with the time the link began and ended, or `Stopped` where the work was given up;
+- the chain ends at the first link that does not succeed: the links after it are never started, and no outcome is
+  delivered for them;
+- `Session.stop(call)` gives up a link: a `Stopped` follows soon, at once where the work cannot be ended
+  (``ended=False``). Whatever the link still delivers after that is late, and the run ignores it; a link that ends in
+  the moment it is stopped may deliver its `Success` first, and that counts.
+
+An executor knows nothing of graphs, retries or timeouts.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import Context
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from pmflow.results import Failure, Success
+
+Priority = tuple[int, int]
+"""Smaller goes first: minus the longest remaining path, minus the stage within a pipeline of maps."""
+
+
+class Call:
+    """One link of a chain: a function and its arguments.
+
+    Attributes:
+        key: what the run knows it by; opaque to the executor.
+        label: the process's name, for messages (``"page"``, ``"page_3"``).
+        function: what to call.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        feed: where the value of the link before goes: a parameter's name, or a position (an int: the value is inserted
+            there); None for the first link.
+        then: the next link.
+        priority: smaller goes first.
+        context: the context variables it sees; the executor copies them for the call.
+        observed: somebody wants to know when it begins: then `BEGAN` is delivered, after ``started`` was set.
+        started: `time.perf_counter()` when it began; 0.0 while it waits. Set by the executor, before the work begins.
+        handle: the executor's own note of where it runs.
+        stopped: set by `Session.stop`; looked at between links.
+    """
+
+    __slots__ = (
+        "args",
+        "attempt",
+        "context",
+        "feed",
+        "function",
+        "handle",
+        "key",
+        "kwargs",
+        "label",
+        "observed",
+        "priority",
+        "started",
+        "stopped",
+        "then",
+    )
+
+    def __init__(  # noqa: PLR0913 - one per process: a record, made in one place
+        self,
+        key: Any,
+        label: str,
+        function: Callable[..., Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] = {},  # noqa: B006 - never written to
+        *,
+        feed: str | int | None = None,
+        priority: Priority = (0, 0),
+        context: Context | None = None,
+    ) -> None:
+        self.key = key
+        self.label = label
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+        self.feed = feed
+        self.then: Call | None = None
+        self.priority = priority
+        self.context = context
+        self.attempt = 1
+        self.observed = False
+        self.started = 0.0
+        self.handle: Any = None
+        self.stopped = False
+
+    def arguments(self, value: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Return the arguments with the value of the link before in its place."""
+        feed = self.feed
+        if feed is None:
+            return self.args, self.kwargs
+        if isinstance(feed, str):
+            return self.args, {**self.kwargs, feed: value}
+        return (*self.args[:feed], value, *self.args[feed:]), self.kwargs
+
+
+class Stopped:
+    """A link was given up; ``ended`` says whether its work has really ended."""
+
+    __slots__ = ("at", "ended")
+
+    def __init__(self, at: float, *, ended: bool) -> None:
+        self.at = at
+        self.ended = ended
+
+
+class Began:
+    """A link began; its ``started`` says when."""
+
+
+BEGAN = Began()
+
+
+class Port(Protocol):
+    """A run, as an executor sees it."""
+
+    def deliver(self, call: Call, outcome: Success | Failure | Stopped | Began) -> None:
+        """Take an outcome; from any thread."""
+
+
+class Session(Protocol):
+    """One run's use of an executor."""
+
+    window: int
+    """How many calls the run should have submitted at most; more wait with the run, which knows their priorities."""
+
+    queues: bool
+    """Whether a call may wait before it begins: then a timeout is charged from its ``started``."""
+
+    def submit(self, chains: Sequence[Call]) -> None:
+        """Take chains; never blocks."""
+
+    def stop(self, call: Call) -> None:
+        """Give up a link: a queued one will not begin, a running one is ended where that is possible."""
+
+    def close(self) -> None:
+        """End the session; every link submitted has had its outcome."""
+
+
+class Executor(Protocol):
+    """Something that runs calls."""
+
+    def open(self, port: Port, slots: int | None = None) -> Session:
+        """Begin a run, which may use at most ``slots`` at once."""
+
+
+class PriorityQueue:
+    """Calls by priority; first in, first out among equals. Not safe for threads.
+
+    >>> queue = PriorityQueue()
+    >>> queue.push([Call("a", "a", print), Call("b", "b", print, priority=(-2, 0))])
+    >>> queue.pop().key, len(queue)
+    ('b', 1)
+    """
+
+    __slots__ = ("_buckets", "_heap", "_size")
+
+    def __init__(self) -> None:
+        self._buckets: dict[Priority, deque[Call]] = {}
+        self._heap: list[Priority] = []
+        self._size = 0
+
+    def push(self, calls: Sequence[Call]) -> None:
+        """Add calls."""
+        buckets = self._buckets
+        for call in calls:
+            bucket = buckets.get(call.priority)
+            if bucket is None:
+                bucket = buckets[call.priority] = deque()
+                heappush(self._heap, call.priority)
+            bucket.append(call)
+        self._size += len(calls)
+
+    def pop(self) -> Call:
+        """Remove and return the first; IndexError if there is none."""
+        bucket = self._buckets[self._heap[0]]
+        call = bucket.popleft()
+        if not bucket:
+            del self._buckets[heappop(self._heap)]
+        self._size -= 1
+        return call
+
+    def remove(self, call: Call) -> None:
+        """Take a call out; ValueError if it is not there."""
+        bucket = self._buckets[call.priority]
+        bucket.remove(call)
+        if not bucket:
+            del self._buckets[call.priority]
+            self._heap.remove(call.priority)
+            heapify(self._heap)
+        self._size -= 1
+
+    def peek(self) -> Call:
+        """Return the first; IndexError if there is none."""
+        return self._buckets[self._heap[0]][0]
+
+    def __len__(self) -> int:
+        return self._size
+
+
+# Values: what a function returns is not always what a process returns.
+
+_FINAL: set[type] = {type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset}
+"""Types of values that are neither awaitable nor an iterator; grows as types are met."""
+
+_FINAL_KEPT = 1_000
+"""A class defined within a function is a new type with every call: the set must not grow for ever."""
+
+
+def is_final(value: Any) -> bool:
+    """Whether the value is the result as it is: neither awaitable nor an iterator (a file is no iterator here)."""
+    kind = type(value)
+    if kind in _FINAL:
+        return True
+    if hasattr(kind, "__await__") or inspect.isawaitable(value):
+        return False
+    if (hasattr(kind, "__next__") and not isinstance(value, io.IOBase)) or hasattr(kind, "__anext__"):
+        return False
+    if len(_FINAL) < _FINAL_KEPT:
+        _FINAL.add(kind)
+    return True
+
+
+def finished(value: Any) -> Any:
+    """Return what a function's return value stands for, in a thread of its own: awaited, or as a list."""
+    if is_final(value):
+        return value
+    if isinstance(value, Iterator):
+        return list(value)
+    from anyio import run
+
+    return run(awaited, value)
+
+
+async def awaited(value: Any) -> Any:
+    """Return what a function's return value stands for: awaited, or as a list."""
+    if hasattr(value, "__anext__"):
+        return [each async for each in value]
+    if hasattr(value, "__await__") or inspect.isawaitable(value):
+        value = await value
+        return value if is_final(value) else await awaited(value)
+    return list(value)
+
+
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+
+
+def without_our_frames(exception: BaseException) -> BaseException:
+    """Cut pmflow's own frames off the start of the traceback: it begins with the user's function."""
+    traceback = exception.__traceback__
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        traceback = traceback.tb_next
+    return exception.with_traceback(traceback or exception.__traceback__)

@@ -1,0 +1,287 @@
+"""Threads of our own: daemons, so that a call nobody can stop does not hold up the interpreter's exit.
+
+One pool serves the whole program. A thread takes a chain and runs it to its end; then it takes the next, from the runs
+in turn, and parks when there is none. Threads are woken one after another: whoever takes a chain while more are waiting
+wakes the next thread, and a wake-up is under way at most once, so that a thousand short calls cost one or two
+wake-ups and not a thousand (each costs as much as ten short calls).
+
+A call that is given up cannot be stopped: it is *abandoned*. Its thread goes on with it and ends afterwards; its place
+is taken by another thread. At 64 abandoned ones, calls fail at once. A thread whose call runs another graph and waits
+for it lends its place for as long, so that nested runs cannot use up the pool.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+from pmflow.errors import ThreadsExhaustedError
+from pmflow.executors.base import BEGAN, Call, Port, PriorityQueue, Stopped, finished, is_final, without_our_frames
+from pmflow.results import Failure, Success
+
+MOST_ABANDONED = 64
+"""Threads held by calls that were given up; beyond, every further one would be likely to hang too."""
+
+_here = threading.local()
+
+
+class ThreadPool:
+    """An executor. Its threads are started when there is work, and stay.
+
+    Args:
+        size: how many calls may run at once.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._set_up()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._set_up)  # a forked child has none of the threads
+
+    def _set_up(self) -> None:
+        self.lock = threading.Lock()
+        self.running = 0
+        self.abandoned = 0
+        self._idle: list[_Thread] = []
+        self._waking = False
+        self._turns: deque[ThreadSession] = deque()  # the runs with calls waiting
+        self._count = 0
+
+    def open(self, port: Port, slots: int | None = None) -> ThreadSession:
+        """Begin a run."""
+        return ThreadSession(self, port, min(slots or self.size, self.size))
+
+    # With the lock held
+
+    def wake(self) -> None:
+        """Wake a thread, or start one, if that helps."""
+        if self._waking or not self._turns or self.running >= self.size:
+            return
+        self._waking = True
+        if self._idle:
+            self._idle.pop().parked.release()
+        else:
+            self._count += 1
+            _Thread(self, f"pmflow-thread-{self._count}").start()
+
+    def take(self, thread: _Thread) -> Call | None:
+        """Give a thread its next chain, from the runs in turn."""
+        turns = self._turns
+        for _ in range(len(turns) if self.running < self.size else 0):
+            session = turns[0]
+            if session.running >= session.slots:
+                turns.rotate(-1)
+                continue
+            call = session.queue.pop()
+            if session.queue:
+                turns.rotate(-1)
+            else:
+                turns.popleft()
+            session.running += 1
+            self.running += 1
+            thread.session = session
+            thread.call = call
+            call.handle = thread
+            return call
+        return None
+
+    def enqueue(self, session: ThreadSession, chains: Sequence[Call]) -> None:
+        """Queue the chains of a run."""
+        if not session.queue:
+            self._turns.append(session)
+        session.queue.push(chains)
+        self.wake()
+
+    def dequeue(self, session: ThreadSession, call: Call) -> None:
+        """Take a call out of the queue."""
+        session.queue.remove(call)
+        if not session.queue:
+            self._turns.remove(session)
+
+    def started(self) -> None:
+        """Note that the thread that was woken is here."""
+        self._waking = False
+
+    def release(self, thread: _Thread) -> None:
+        """Note that a thread has no chain any more."""
+        if thread.abandoned:
+            self.abandoned -= 1
+        elif thread.session is not None:
+            thread.session.running -= 1
+            self.running -= 1
+        thread.session = thread.call = None
+
+    def park(self, thread: _Thread) -> None:
+        """Note that a thread waits; the last one to come is the first to go."""
+        self._idle.append(thread)
+
+
+class ThreadSession:
+    """One run's use of the pool."""
+
+    queues = True
+    window = 2_000
+
+    def __init__(self, pool: ThreadPool, port: Port, slots: int) -> None:
+        self.queue = PriorityQueue()
+        self.running = 0
+        self.slots = slots
+        self.port = port
+        self._pool = pool
+
+    def submit(self, chains: Sequence[Call]) -> None:
+        """Queue chains."""
+        pool = self._pool
+        with pool.lock:
+            exhausted = pool.abandoned >= MOST_ABANDONED
+            if not exhausted:
+                pool.enqueue(self, chains)
+        if exhausted:
+            now = perf_counter()
+            for call in chains:
+                self.port.deliver(call, Failure(_exhausted(call), now, now))
+
+    def stop(self, call: Call) -> None:
+        """Take a call out of the queue, or abandon it."""
+        pool = self._pool
+        drained: list[Call] = []
+        with pool.lock:
+            thread: _Thread | None = call.handle
+            if thread is not None and (thread.call is not call or thread.abandoned):
+                return  # it has just ended: its outcome is on its way
+            call.stopped = True
+            if thread is None:
+                pool.dequeue(self, call)
+            else:
+                thread.abandoned = True
+                if not thread.lent:
+                    self.running -= 1
+                    pool.running -= 1
+                pool.abandoned += 1
+                if pool.abandoned >= MOST_ABANDONED:
+                    drained = self._drain()
+                pool.wake()
+        self.port.deliver(call, Stopped(perf_counter(), ended=thread is None))
+        now = perf_counter()
+        for queued in drained:
+            self.port.deliver(queued, Failure(_exhausted(queued), now, now))
+
+    def _drain(self) -> list[Call]:
+        drained = [self.queue.pop() for _ in range(len(self.queue) - 1)]
+        if self.queue:
+            last = self.queue.peek()
+            drained.append(last)
+            self._pool.dequeue(self, last)
+        return drained
+
+    def close(self) -> None:
+        """Nothing is left: every call has had its outcome."""
+
+
+def _exhausted(call: Call) -> ThreadsExhaustedError:
+    return ThreadsExhaustedError(
+        f"'{call.label}' was not started: {MOST_ABANDONED} threads are held by calls that took longer than their timeout "
+        f"and cannot be stopped; use type='process' for functions that may hang",
+        process_id=call.label,
+    )
+
+
+class _Thread(threading.Thread):
+    """One thread of the pool."""
+
+    def __init__(self, pool: ThreadPool, name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self.pool = pool
+        self.parked = threading.Lock()
+        self.parked.acquire()
+        self.session: ThreadSession | None = None
+        self.call: Call | None = None
+        self.abandoned = False
+        self.lent = False
+
+    def run(self) -> None:
+        """Take chains until this thread is abandoned."""
+        pool, lock = self.pool, self.pool.lock
+        call: Call | None
+        _here.thread = self
+        with lock:
+            pool.started()
+        while True:
+            with lock:
+                pool.release(self)
+                if self.abandoned:
+                    return
+                call = pool.take(self)
+                if call is None:
+                    pool.park(self)
+                else:
+                    pool.wake()
+            if call is None:
+                self.parked.acquire()
+                with lock:
+                    pool.started()
+            else:
+                self._chain(call)
+                del call  # an idle thread holds nobody's arguments
+
+    def _chain(self, call: Call) -> None:
+        assert self.session is not None
+        deliver = self.session.port.deliver
+        value: Any = None
+        while True:
+            call.started = started = perf_counter()
+            if call.observed:
+                deliver(call, BEGAN)
+            args, kwargs = (call.args, call.kwargs) if call.feed is None else call.arguments(value)
+            try:
+                context = call.context
+                value = call.function(*args, **kwargs) if context is None else context.copy().run(call.function, *args, **kwargs)
+                if not is_final(value):
+                    value = finished(value)
+            except BaseException as error:  # noqa: BLE001 - whatever the function raises is its outcome
+                deliver(call, Failure(without_our_frames(error), started, perf_counter(), worker=self.name))
+                return
+            outcome = Success(value, started, perf_counter(), 1, self.name)
+            then = call.then
+            if then is None:
+                deliver(call, outcome)
+                return
+            if self.abandoned:
+                deliver(call, outcome)
+                deliver(then, Stopped(perf_counter(), ended=True))
+                return
+            then.handle = self
+            self.call = then
+            deliver(call, outcome)
+            call = then
+
+
+@contextmanager
+def place_lent() -> Iterator[None]:
+    """While the calling thread waits for a run of its own, let another thread of the pool take its place."""
+    thread: _Thread | None = getattr(_here, "thread", None)
+    if thread is None or thread.session is None:
+        yield
+        return
+    pool, session = thread.pool, thread.session
+    with pool.lock:
+        lends = not thread.abandoned and not thread.lent
+        if lends:
+            thread.lent = True
+            session.running -= 1
+            pool.running -= 1
+            pool.wake()
+    try:
+        yield
+    finally:
+        if lends:
+            with pool.lock:
+                thread.lent = False
+                if not thread.abandoned:
+                    session.running += 1
+                    pool.running += 1

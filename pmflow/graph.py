@@ -1,0 +1,262 @@
+"""`Graph`: processes, and the edges that their parameter names draw between them; checked, immutable.
+
+An edge is ``(parameter, source, kind)``. A graph knows which processes want what; which names are inputs is only known
+when it is planned.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from graphlib import CycleError as PathFound, TopologicalSorter
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pmflow.base import BaseProcess
+from pmflow.decorator import DEFAULT, RESULT, RESULT_LIST, VALUE, Edge, FunctionProcess
+from pmflow.errors import CycleError, DuplicateProcessError, GraphError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["AFTER", "DEFAULT", "EACH", "RESULT", "RESULTS", "RESULT_LIST", "VALUE", "Edge", "Graph"]
+
+# Further kinds of edges (the others are a parameter's own). A process needs of its source:
+RESULTS = 4  # of a class-based process: its ProcessResult among the `input_data`
+AFTER = 5  # only its good end
+EACH = 8  # added to a parameter's kind: of each element of its value
+
+
+class Graph:
+    """Processes and what each of them needs. Closed: what is not in it is an input.
+
+    Args:
+        processes: the processes, in any order.
+
+    Attributes:
+        processes: id to process.
+
+    Raises:
+        DuplicateProcessError: two processes of one id.
+        CycleError: processes that wait for one another.
+        GraphError: what is no process; an id that an element of a mapped process would have too.
+
+    >>> from pmflow import process
+    >>> page = process(lambda url: url.upper(), id="page")
+    >>> words = process(lambda page: page.split(), id="words")
+    >>> graph = Graph([words, page])
+    >>> graph.dependencies
+    {'words': ('page',), 'page': ()}
+    >>> graph.targets
+    ('words',)
+    """
+
+    __slots__ = ("_edges", "_more", "_optional", "_order", "processes")
+
+    processes: Mapping[str, BaseProcess[Any]]
+
+    def __init__(self, processes: Iterable[BaseProcess[Any]]) -> None:
+        self._build(_by_id(processes), {}, frozenset())
+
+    @classmethod
+    def declared(
+        cls, processes: Iterable[BaseProcess[Any]], dependencies: Mapping[str, Sequence[str]], optional: Iterable[str]
+    ) -> Graph:
+        """Return a graph whose processes have further dependencies, and some of which are not required.
+
+        Args:
+            processes: the processes.
+            dependencies: id to the ids that it depends on besides what its parameters say.
+            optional: ids of those that are not required.
+        """
+        self = cls.__new__(cls)
+        self._build(_by_id(processes), dependencies, frozenset(optional))
+        return self
+
+    def _build(
+        self, processes: dict[str, BaseProcess[Any]], more: Mapping[str, Sequence[str]], optional: frozenset[str]
+    ) -> None:
+        self.processes = MappingProxyType(processes)
+        self._more = more
+        self._optional = optional
+        self._edges = {name: edges_of(process, more.get(name, ())) for name, process in processes.items()}
+        self._refuse_clashes()
+        self._order = self._sorted()
+
+    def _refuse_clashes(self) -> None:
+        mapped = {name for name in self.processes if settings_of(self.processes[name]).map_over}
+        if not mapped:
+            return
+        for name in self.processes:
+            base, _, digits = name.rpartition("_")
+            if base in mapped and re.fullmatch(r"\d+", digits):
+                raise GraphError(
+                    f"'{name}' is what element {int(digits)} of the mapped process '{base}' is called; "
+                    f"give one of them another id",
+                    process_id=name,
+                )
+
+    def _sorted(self) -> list[str]:
+        """Return the ids, each after those it depends on (Kahn's algorithm, 1962)."""
+        missing: dict[str, int] = {}
+        dependants: dict[str, list[str]] = {}
+        order: list[str] = []
+        edges = self._edges
+        for name, each in edges.items():
+            count = 0
+            for _, source, _ in each:
+                if source in edges:
+                    count += 1
+                    known = dependants.get(source)
+                    if known is None:
+                        dependants[source] = [name]
+                    else:
+                        known.append(name)
+            if count:
+                missing[name] = count
+            else:
+                order.append(name)
+        for name in order:  # grows as it is walked
+            for dependant in dependants.get(name, ()):
+                missing[dependant] -= 1
+                if not missing[dependant]:
+                    order.append(dependant)
+        if len(order) < len(edges):
+            left = edges.keys() - set(order)
+            self._refuse_cycle({name: [source for _, source, _ in edges[name] if source in left] for name in left})
+        return order
+
+    def _refuse_cycle(self, rest: Mapping[str, Iterable[str]]) -> None:
+        try:
+            TopologicalSorter(rest).prepare()
+        except PathFound as found:
+            cycle = tuple(found.args[1])
+        shown = [*cycle[:10], "...", *cycle[-3:]] if len(cycle) > 20 else cycle  # noqa: PLR2004 - what a reader follows
+        last = cycle[1]
+        via = next((parameter for parameter, source, _ in self._edges[last] if source == cycle[0]), "")
+        remedy = (
+            f"rename the parameter {via!r} of '{last}'" if via else f"take '{cycle[0]}' out of what '{last}' depends on"
+        )
+        raise CycleError(
+            f"processes form a cycle: {' -> '.join(shown)}; {remedy}, or feed it from elsewhere with dependencies=",
+            cycle=cycle,
+            process_id=last,
+        )
+
+    @property
+    def dependencies(self) -> dict[str, tuple[str, ...]]:
+        """Id to the ids of the processes it depends on."""
+        known = self._edges
+        return {
+            name: tuple(dict.fromkeys(source for _, source, _ in edges if source in known))
+            for name, edges in known.items()
+        }
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The ids of the processes that nothing depends on."""
+        used = {source for edges in self._edges.values() for _, source, _ in edges}
+        return tuple(name for name in self._edges if name not in used)
+
+    # For the planner
+
+    def replaced(self, processes: Mapping[str, BaseProcess[Any]]) -> Graph:
+        """Return this graph with other processes in the place of some."""
+        graph = Graph.__new__(Graph)
+        graph._build({**self.processes, **processes}, self._more, self._optional)
+        return graph
+
+    @property
+    def edges(self) -> Mapping[str, tuple[Edge, ...]]:
+        """Id to what it wants: parameter, source (a process or an input), kind."""
+        return self._edges
+
+    @property
+    def order(self) -> list[str]:
+        """The ids, each after those it depends on."""
+        return self._order
+
+    def required(self, name: str) -> bool:
+        """Whether the failure of a process fails the run."""
+        return name not in self._optional and settings_of(self.processes[name]).required
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.processes)
+
+    def __len__(self) -> int:
+        return len(self.processes)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(list(self.processes)[:10])
+        return f"<Graph of {len(self):,} processes: {shown}{', ...' if len(self) > 10 else ''}>"  # noqa: PLR2004
+
+
+def settings_of(process: BaseProcess[Any]) -> Any:
+    """Return the settings that copies of a function process share, or the config: all but id and dependencies."""
+    return process._settings if type(process) is FunctionProcess else process.config  # noqa: SLF001 - one for many
+
+
+def edges_of(process: BaseProcess[Any], more: Iterable[str] = ()) -> tuple[Edge, ...]:
+    """Return what a process wants, from its parameters and its settings."""
+    settings = settings_of(process)
+    if isinstance(process, FunctionProcess):
+        edges = _edges_of_function(process)
+        if not settings.after and not more:
+            return edges if type(edges) is tuple else tuple(edges)
+    else:
+        names = settings.dependencies
+        edges = [("", source, RESULTS) for source in dict.fromkeys([*(names.values() if isinstance(names, dict) else names), *more])]
+    if settings.after or more:
+        sources = {source for _, source, _ in edges}
+        edges = [*edges, *(("", source, AFTER) for source in dict.fromkeys([*settings.after, *more]) if source not in sources)]
+    return tuple(edges)
+
+
+def _edges_of_function(process: FunctionProcess[Any, Any, Any]) -> Sequence[Edge]:
+    function = process._function  # noqa: SLF001 - read here for every process of a graph
+    sources = process._sources  # noqa: SLF001
+    mapped = process._settings.map_over  # noqa: SLF001
+    if mapped is None and not sources:
+        return function.wants
+    if mapped is None and len(sources) == len(function.wants) == 1:
+        ((name, source),) = sources
+        return ((name, source, function.wants[0][2]),) if name == function.wants[0][0] else _edges(function, sources, {})
+    return _edges(function, sources, mapped or {})
+
+
+def _edges(function: Any, sources: Iterable[tuple[str, str]], mapped: Mapping[str, str]) -> list[Edge]:
+    given = dict(sources)
+    edges: list[Edge] = []
+    for name, _, kind in function.wants:
+        if name in mapped:
+            edges.append((name, mapped[name], EACH + kind))
+        else:
+            edges.append((name, given.pop(name, name), kind))
+    edges += [(name, source, VALUE) for name, source in given.items()]
+    edges += [(name, source, EACH) for name, source in mapped.items() if name not in function.places]
+    return edges
+
+
+def _by_id(processes: Iterable[BaseProcess[Any]]) -> dict[str, BaseProcess[Any]]:
+    found: dict[str, BaseProcess[Any]] = {}
+    for process in processes:
+        if not isinstance(process, BaseProcess):
+            raise GraphError(f"a graph is made of processes, and {process!r} is none; decorate it with @process")
+        known = found.setdefault(process.id, process)
+        if known is not process:
+            places = (location(known), location(process))
+            raise DuplicateProcessError(
+                f"two processes have the id '{process.id}': {places[0]} and {places[1]}; give one of them another id",
+                process_id=process.id,
+                places=places,
+            )
+    return found
+
+
+def location(process: BaseProcess[Any]) -> str:
+    """Return the file and the line where a process is written."""
+    if isinstance(process, FunctionProcess):
+        return process._function.location  # noqa: SLF001
+    entry = getattr(process.entry, "__func__", None)
+    code = getattr(entry, "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(process)

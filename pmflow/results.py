@@ -1,0 +1,612 @@
+"""What a run ends in: the state and the result of every process, and `Run`, which holds them.
+
+The engine records one small *outcome* per process (`Success`, `Failure`, `Skipped`, `Cancelled`, `Mapped`): when
+things happened, as `time.perf_counter()` floats, and what came of them. `Run` makes a `ProcessResult` of an outcome
+when somebody asks for it, so a run of a million processes does not pay for a million results that nobody reads.
+"""
+
+from __future__ import annotations
+
+import html
+import pickle
+import traceback as traceback_module
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+from attrs import Attribute, define, field
+
+from pmflow.config import ProcessId, ProcessType, id_text
+from pmflow.errors import (
+    ConfigurationError,
+    NoValueError,
+    ProcessError,
+    ValueReleasedError,
+    did_you_mean,
+    nearest,
+)
+
+if TYPE_CHECKING:
+    from pmflow.base import BaseProcess
+
+__all__ = ["ProcessMetadata", "ProcessResult", "ProcessState", "Run"]
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+SHOWN = 20
+"""How many processes a `repr` or a message lists before it counts the rest."""
+
+
+class ProcessState(Enum):
+    """Where a process stands. Every process of a run ends in one of the last four."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+
+# Outcomes
+
+
+class Released:
+    """Stands where a value was that is not kept."""
+
+
+RELEASED = Released()
+
+
+class Success:
+    """The call returned ``value``."""
+
+    __slots__ = ("attempts", "ended", "started", "stopped", "value", "worker")
+
+    stopped: bool  # False, once an earlier attempt was given up that may still be running; else not set
+
+    def __init__(self, value: Any, started: float, ended: float, attempts: int = 1, worker: str | None = None) -> None:
+        self.value = value
+        self.started = started
+        self.ended = ended
+        self.attempts = attempts
+        self.worker = worker
+
+
+class Failure:
+    """The call raised, was refused, timed out, or its worker died.
+
+    ``traceback`` is a text where the exception was raised elsewhere; ``stopped`` says whether work that was given up
+    has really ended; ``required`` whether it fails the run.
+    """
+
+    __slots__ = ("attempts", "ended", "exception", "required", "started", "stopped", "traceback", "worker")
+
+    def __init__(
+        self,
+        exception: BaseException,
+        started: float,
+        ended: float,
+        *,
+        traceback: str | None = None,
+        worker: str | None = None,
+        stopped: bool = True,
+    ) -> None:
+        self.exception = exception
+        self.started = started
+        self.ended = ended
+        self.attempts = 1
+        self.worker = worker
+        self.traceback = traceback
+        self.stopped = stopped
+        self.required = True
+
+
+class Skipped:
+    """It could not run: ``failed`` if something it needs failed, else because that has no value."""
+
+    __slots__ = ("ended", "failed", "reason")
+
+    def __init__(self, reason: str, ended: float, *, failed: bool) -> None:
+        self.reason = reason
+        self.ended = ended
+        self.failed = failed
+
+
+class Cancelled:
+    """The run stopped before it had ended, or before it began (``started`` is None)."""
+
+    __slots__ = ("attempts", "ended", "started", "stopped", "worker")
+
+    def __init__(
+        self, started: float | None, ended: float, *, attempts: int = 0, stopped: bool = True, worker: str | None = None
+    ) -> None:
+        self.started = started
+        self.ended = ended
+        self.attempts = attempts
+        self.stopped = stopped
+        self.worker = worker
+
+
+class Mapped:
+    """All elements of a mapped process have ended."""
+
+    __slots__ = ("ended", "started", "state", "value")
+
+    def __init__(self, elements: list[Outcome], now: float) -> None:
+        self.started = min((each.started for each in elements if _ran(each)), default=now)  # type: ignore[union-attr]
+        self.ended = now
+        self.value: Any = [each.value for each in elements if type(each) is Success]
+        if any(type(each) is Cancelled for each in elements):
+            self.state = ProcessState.CANCELLED
+        elif any(type(each) is Failure and each.required for each in elements):
+            self.state = ProcessState.FAILED
+        elif any(type(each) is Skipped and each.failed for each in elements):
+            self.state = ProcessState.SKIPPED
+        else:
+            self.state = ProcessState.COMPLETED
+
+
+Outcome = Success | Failure | Skipped | Cancelled | Mapped
+
+
+def _ran(outcome: Outcome) -> bool:
+    return getattr(outcome, "started", None) is not None
+
+
+# Results
+
+
+def _fraction(_metadata: Any, attribute: Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 100:  # noqa: PLR2004
+        raise ConfigurationError(f"{attribute.name} must be a number from 0 to 100, not {value!r}", setting=attribute.name)
+
+
+def _a_state(_metadata: Any, attribute: Attribute[Any], value: Any) -> None:
+    if not isinstance(value, ProcessState):
+        raise ConfigurationError(f"{attribute.name} must be a ProcessState, not {value!r}", setting=attribute.name)
+
+
+@define
+class ProcessMetadata:
+    """What is known of a process's last execution.
+
+    Attributes:
+        process_id: its key.
+        state: where it stands.
+        retries: attempts after the first.
+        progress: 0 to 100.
+        start_time: when it began.
+        end_time: when it ended.
+        last_error: the text of its error.
+        result: what it returned.
+
+    >>> ProcessMetadata("page").state
+    <ProcessState.WAITING: 'waiting'>
+    """
+
+    process_id: str | ProcessId
+    state: ProcessState = field(default=ProcessState.WAITING, validator=_a_state)
+    retries: int = 0
+    progress: float = field(default=0, validator=_fraction)
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    last_error: str | None = None
+    result: Any = None
+
+    @property
+    def retry_count(self) -> int:
+        """The same as ``retries``."""
+        return self.retries
+
+
+@define(eq=False)
+class ProcessResult(Generic[T]):
+    """How one process ended.
+
+    Attributes:
+        success: whether it returned a value.
+        data: that value; reading it raises `ValueReleasedError` if it was not kept.
+        execution_time: seconds, of the last attempt.
+        start_time: when the last attempt began (aware).
+        end_time: when it ended (aware).
+        error: the text of the exception.
+        error_type: the name of its type.
+        error_message: the same text as ``error``.
+        process_id: which process.
+        state: COMPLETED, FAILED, SKIPPED or CANCELLED.
+        exception: the exception itself.
+        traceback: its traceback as text, with the part from a worker.
+        attempts: how often it was started.
+        stopped: False if work that was given up may still be running (a thread).
+        reason: why it was skipped.
+        strategy: where it ran.
+        worker: the name of the thread, or the process number of the worker, that ran it.
+
+    >>> now = datetime.now(timezone.utc)
+    >>> ProcessResult(success=True, data=3, execution_time=0.5, start_time=now, end_time=now).unwrap()
+    3
+    """
+
+    success: bool
+    _data: Any = field(alias="data")
+    execution_time: float
+    start_time: datetime
+    end_time: datetime
+    error: str | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    process_id: str | ProcessId | None = None
+    state: ProcessState = field(validator=_a_state)
+    exception: BaseException | None = None
+    traceback: str | None = None
+    attempts: int = 1
+    stopped: bool = True
+    reason: str | None = None
+    strategy: ProcessType | None = None
+    worker: str | None = None
+
+    @state.default
+    def _state_of_success(self) -> ProcessState:
+        return ProcessState.COMPLETED if self.success else ProcessState.FAILED
+
+    @property
+    def data(self) -> T:
+        """What the process returned.
+
+        Raises:
+            ValueReleasedError: it was not kept.
+        """
+        if self._data is RELEASED:
+            raise ValueReleasedError(
+                f"the data of '{self.process_id}' was released once its dependants had completed; "
+                f"name it in targets=, or run with keep=\"all\"",
+                process_id=str(self.process_id),
+            )
+        return self._data  # type: ignore[no-any-return]
+
+    @property
+    def metadata(self) -> ProcessMetadata:
+        """The same facts in the shape of a process's own ``metadata``."""
+        return ProcessMetadata(
+            process_id=self.process_id or "",
+            state=self.state,
+            retries=max(0, self.attempts - 1),
+            progress=100 if self.success else 0,
+            start_time=self.start_time,
+            end_time=self.end_time,
+            last_error=self.error,
+            result=None if self._data is RELEASED else self._data,
+        )
+
+    def unwrap(self) -> T:
+        """Return the data of a success.
+
+        Raises:
+            ProcessError: it did not succeed; ``__cause__`` is the original exception.
+            ValueReleasedError: the data was not kept.
+        """
+        if self.success:
+            return self.data
+        if isinstance(self.exception, ProcessError):
+            raise self.exception
+        name = f"process '{self.process_id}'" if self.process_id else "the process"
+        detail = f"{self.error_type}: {self.error}" if self.error_type else self.error or self.reason or "it has no value"
+        message = f"{name} {self.state.value}: {detail}"
+        raise ProcessError(message, process_id=str(self.process_id), attempt=self.attempts) from self.exception
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the data, in types that JSON has."""
+        return {
+            "process_id": None if self.process_id is None else str(self.process_id),
+            "state": self.state.value,
+            "success": self.success,
+            "strategy": self.strategy.value if self.strategy else None,
+            "start_time": self.start_time.isoformat(),
+            "end_time": self.end_time.isoformat(),
+            "execution_time": self.execution_time,
+            "attempts": self.attempts,
+            "worker": self.worker,
+            "stopped": self.stopped,
+            "error_type": self.error_type,
+            "error": self.error,
+            "traceback": self.traceback,
+            "reason": self.reason,
+        }
+
+    def __repr__(self) -> str:
+        detail = f", {self.error_type}: {_shortened(self.error or '')}" if self.error_type else ""
+        detail += f", {_shortened(self.reason)}" if self.reason else ""
+        return f"<ProcessResult '{self.process_id}' {self.state.value} in {self.execution_time:.3g} s{detail}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel without an exception that cannot; its type, text and traceback stay."""
+        state = {name: getattr(self, name) for name in _RESULT_FIELDS}
+        if self.exception is not None and not _travels(self.exception):
+            state["exception"] = ProcessError(f"{self.error_type}: {self.error}", process_id=str(self.process_id))
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+_RESULT_FIELDS = [attribute.name for attribute in ProcessResult.__attrs_attrs__]
+
+
+def _travels(exception: BaseException) -> bool:
+    try:
+        pickle.loads(pickle.dumps(exception))  # noqa: S301 - its own bytes
+    except Exception:  # noqa: BLE001 - whatever it raises, it does not travel
+        return False
+    return True
+
+
+def _shortened(text: str, length: int = 200) -> str:
+    return text if len(text) <= length else text[:length] + " ..."
+
+
+def traceback_text(exception: BaseException, limit: int = 50_000) -> str:
+    """Return the traceback as Python prints it, its middle cut out beyond ``limit`` characters."""
+    text = "".join(traceback_module.format_exception(type(exception), exception, exception.__traceback__))
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}\n... {len(text) - limit} characters left out ...\n{text[-limit // 2 :]}"
+
+
+class Clock:
+    """Turns `time.perf_counter()` floats into aware datetimes: one reading of both clocks, at the run's start."""
+
+    def __init__(self, moment: float) -> None:
+        self.moment = moment
+        self.date = datetime.now(timezone.utc)
+
+    def __call__(self, moment: float) -> datetime:
+        return self.date + timedelta(seconds=moment - self.moment)
+
+
+def result_of(key: str, outcome: Outcome, strategy: ProcessType, clock: Clock) -> ProcessResult[Any]:
+    """Make the result of an outcome."""
+    started = getattr(outcome, "started", None)
+    started = outcome.ended if started is None else started
+    result: ProcessResult[Any] = ProcessResult(
+        success=type(outcome) is Success,
+        data=getattr(outcome, "value", None),
+        execution_time=outcome.ended - started,
+        start_time=clock(started),
+        end_time=clock(outcome.ended),
+        process_id=key,
+        attempts=getattr(outcome, "attempts", 1 if type(outcome) is Mapped else 0),
+        strategy=strategy,
+        stopped=getattr(outcome, "stopped", True),
+        worker=getattr(outcome, "worker", None),
+    )
+    if isinstance(outcome, Failure):
+        exception = outcome.exception
+        result.state = ProcessState.FAILED
+        result.exception = exception
+        result.error = result.error_message = str(exception)
+        result.error_type = type(exception).__name__
+        result.traceback = outcome.traceback or traceback_text(exception)
+    elif isinstance(outcome, Mapped):
+        result.state = outcome.state
+        result.success = outcome.state is ProcessState.COMPLETED
+        result.error = result.error_message = None if result.success else f"elements of '{key}' {outcome.state.value}"
+        result.reason = result.error if outcome.state is ProcessState.SKIPPED else None
+    elif isinstance(outcome, Skipped):
+        result.state, result.reason = ProcessState.SKIPPED, outcome.reason
+    elif isinstance(outcome, Cancelled):
+        result.state = ProcessState.CANCELLED
+    return result
+
+
+class Run(Mapping[str, ProcessResult[Any]], Generic[T]):
+    """The outcome of a run: process id to `ProcessResult`, in order of completion.
+
+    A mapped process is there once; ``run["page_3"]`` is one of its elements. A key is a string, a `ProcessId` or the
+    process itself.
+
+    Attributes:
+        run_id: the name of this run.
+        execution_time: seconds from its start to its end.
+
+    >>> import pmflow
+    >>> @pmflow.process
+    ... def double(n):
+    ...     return n * 2
+    >>> run = pmflow.run(double, inputs={"n": 21})
+    >>> run.value, run[double].state, list(run)
+    (42, <ProcessState.COMPLETED: 'completed'>, ['double'])
+    """
+
+    def __init__(  # noqa: PLR0913 - made in one place, by the runner
+        self,
+        *,
+        run_id: str,
+        targets: tuple[str, ...],
+        outcomes: dict[str, Outcome],
+        elements: Mapping[str, list[Outcome]],
+        strategy: Callable[[str], ProcessType],
+        clock: Clock,
+        execution_time: float,
+    ) -> None:
+        self.run_id = run_id
+        self.execution_time = execution_time
+        self._targets = targets
+        self._outcomes = outcomes
+        self._elements = elements
+        self._strategy = strategy
+        self._clock = clock
+        self._results: dict[str, ProcessResult[Any]] = {}
+
+    # As a mapping
+
+    @overload
+    def __getitem__(self, key: BaseProcess[S]) -> ProcessResult[S]: ...
+    @overload
+    def __getitem__(self, key: str | ProcessId) -> ProcessResult[Any]: ...
+    def __getitem__(self, key: Any) -> ProcessResult[Any]:
+        """Return the result of a process, or of one element (``"page_3"``)."""
+        name = id_text(key)
+        result = self._results.get(name)
+        if result is None:
+            base, outcome = self._find(name)
+            result = self._results[name] = result_of(name, outcome, self._strategy(base), self._clock)
+        return result
+
+    def _find(self, name: str) -> tuple[str, Outcome]:
+        outcome = self._outcomes.get(name)
+        if outcome is not None:
+            return name, outcome
+        base, _, digits = name.rpartition("_")
+        elements = self._elements.get(base)
+        if elements is not None and digits.isdecimal() and int(digits) < len(elements):
+            return base, elements[int(digits)]
+        raise KeyError(f"no process {name!r} in this run{did_you_mean(nearest(name, self._outcomes))}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._outcomes)
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            self._find(id_text(key))
+        except (KeyError, ConfigurationError):
+            return False
+        return True
+
+    # What came of it
+
+    @property
+    def value(self) -> T:
+        """The data of the one target.
+
+        Raises:
+            ProcessError: the target did not succeed; ``__cause__`` is the original exception.
+            NoValueError: it has no value, or there are several targets, or none.
+        """
+        if len(self._targets) != 1:
+            found = f"{len(self._targets)} targets" if self._targets else "no target"
+            raise NoValueError(f"this run has {found}, so no single value; read run.data or run[id].data")
+        target = self._targets[0]
+        result = self[target]
+        if result.state is ProcessState.SKIPPED:
+            raise NoValueError(f"'{target}' has no value: {result.reason}") from self._cause()
+        if result.state is ProcessState.CANCELLED:
+            raise NoValueError(f"'{target}' has no value: the run was stopped before it ended") from self._cause()
+        if result.exception is None and not result.success:
+            raise NoValueError(f"'{target}' has no value: {result.error}") from self._cause()
+        return result.unwrap()  # type: ignore[no-any-return]
+
+    def _cause(self) -> BaseException | None:
+        return next((each.exception for each in self.failures.values()), None)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Target id to data, of the targets that succeeded."""
+        return {target: self[target].data for target in self._targets if self[target].success}
+
+    @property
+    def success(self) -> bool:
+        """Whether no required process failed and none was cancelled."""
+        return not any(
+            (type(each) is Failure and each.required) or type(each) is Cancelled for _, _, each in self._each()
+        )
+
+    @property
+    def failures(self) -> dict[str, ProcessResult[Any]]:
+        """The results that FAILED, by id; of a mapped process its elements."""
+        return {name: self[name] for name, _, each in self._each() if type(each) is Failure}
+
+    @property
+    def skipped(self) -> dict[str, ProcessResult[Any]]:
+        """The results that were SKIPPED, by id."""
+        return {name: self[name] for name, _, each in self._each() if type(each) is Skipped}
+
+    def _each(self) -> Iterator[tuple[str, str, Outcome]]:
+        """Every process and element: name, id of its process, outcome."""
+        for name, outcome in self._outcomes.items():
+            if type(outcome) is Mapped:
+                for index, element in enumerate(self._elements[name]):
+                    yield f"{name}_{index}", name, element
+            else:
+                yield name, name, outcome
+
+    # As text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the data, in types that JSON has; a mapped process lists its elements."""
+        processes = []
+        for name in self._outcomes:
+            facts = self[name].to_dict()
+            if type(self._outcomes[name]) is Mapped:
+                facts["elements"] = [self[f"{name}_{index}"].to_dict() for index in range(len(self._elements[name]))]
+            processes.append(facts)
+        return {
+            "run_id": self.run_id,
+            "success": self.success,
+            "start_time": self._clock.date.isoformat(),
+            "execution_time": self.execution_time,
+            "targets": list(self._targets),
+            "processes": processes,
+        }
+
+    def to_json(self) -> str:
+        """Return `to_dict` as JSON: what happened, without the data."""
+        import json
+
+        return json.dumps(self.to_dict(), indent=2)
+
+    def _summary(self) -> str:
+        counts: dict[str, int] = {}
+        for name in self._outcomes:
+            state = _state(self._outcomes[name])
+            counts[state.value] = counts.get(state.value, 0) + 1
+        return ", ".join(f"{number:,} {state}" for state, number in counts.items()) or "empty"
+
+    def __repr__(self) -> str:
+        lines = [f"<Run {self.run_id}: {self._summary()} in {self.execution_time:.3g} s>"]
+        lines += [f"  {self[name]!r}" for name in islice(self._outcomes, SHOWN)]
+        if len(self) > SHOWN:
+            lines.append(f"  ... and {len(self) - SHOWN:,} more")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(self._html_row(self[name]) for name in islice(self._outcomes, SHOWN))
+        if len(self) > SHOWN:
+            rows += f"<tr><td colspan='5'>... and {len(self) - SHOWN:,} more</td></tr>"
+        head = "".join(f"<th>{title}</th>" for title in ("process", "state", "strategy", "seconds", ""))
+        caption = html.escape(f"{self._summary()} in {self.execution_time:.3g} s")
+        return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+    @staticmethod
+    def _html_row(result: ProcessResult[Any]) -> str:
+        detail = f"{result.error_type}: {result.error}" if result.error_type else result.error or result.reason or ""
+        cells = (
+            str(result.process_id),
+            result.state.value,
+            result.strategy.value if result.strategy else "",
+            f"{result.execution_time:.3g}",
+            _shortened(detail),
+        )
+        return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+
+
+def _state(outcome: Outcome) -> ProcessState:
+    if isinstance(outcome, Mapped):
+        return outcome.state
+    return _STATES[type(outcome)]
+
+
+_STATES: dict[type, ProcessState] = {
+    Success: ProcessState.COMPLETED,
+    Failure: ProcessState.FAILED,
+    Skipped: ProcessState.SKIPPED,
+    Cancelled: ProcessState.CANCELLED,
+}

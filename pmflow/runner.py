@@ -1,0 +1,670 @@
+"""`run` and `arun`: the only place that finds processes, picks executors and hooks, and turns failures into errors."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import threading
+import types
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import copy_context
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from attrs import evolve, frozen
+
+from pmflow.base import BaseProcess, install_launcher
+from pmflow.config import check_timeout, id_text
+from pmflow.decorator import FunctionProcess
+from pmflow.engine.plan import INLINE, TASK, TASK_ELEMENT, THREAD, WORKER, Plan
+from pmflow.engine.scheduler import Scheduler
+from pmflow.errors import (
+    ConfigurationError,
+    DuplicateProcessError,
+    GraphError,
+    PmflowError,
+    RunTimeoutError,
+    ShutdownError,
+    WorkflowError,
+)
+from pmflow.executors.base import Session
+from pmflow.executors.pools import check_slots, thread_pool, worker_pool
+from pmflow.executors.threads import place_lent
+from pmflow.graph import Graph, location
+from pmflow.results import SHOWN, Failure, ProcessResult, Run
+
+if TYPE_CHECKING:
+    from pmflow.events import Event
+    from pmflow.workflow import Workflow
+
+__all__ = ["arun", "run"]
+
+T = TypeVar("T")
+
+Processes = BaseProcess[Any] | Iterable[BaseProcess[Any]] | types.ModuleType | Graph
+
+COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
+
+
+@overload
+def run(process: BaseProcess[T], /, **arguments: Any) -> Run[T]: ...
+@overload
+def run(processes: Processes | Workflow, /, **arguments: Any) -> Run[Any]: ...
+def run(processes: Any, /, **arguments: Any) -> Run[Any]:
+    """Run processes, and all they need, as soon as each can run; wait for the end.
+
+    What they need is found by id: among those given, then in the module of the process that asks, then in the scope that
+    calls ``run``. A `Graph` or a `Workflow` is closed: nothing is looked up. Works where an event loop is running too: it
+    then runs in a thread of its own, and this one waits.
+
+    Args:
+        processes: one process or several (they are the targets), a module, a `Graph` or a `Workflow`.
+        inputs: name to value, from outside the graph.
+        overrides: id to a value, or to another process: instead of running this one.
+        targets: one id or several; only they and their ancestors run.
+        keep: ``"all"`` or ``"targets"``: whose data stays; by default all, or targets where they are given.
+        type: a strategy (``"async"``, ``"thread"``, ``"process"``) in place of every process's own.
+        on_error: ``"raise"`` a `WorkflowError` when a required process failed, or ``"return"`` the run all the same.
+        fail_fast: stop at the first failure of a required process; by default where the run raises.
+        timeout: seconds for the whole run.
+        max_threads: at most so many threads at once.
+        max_processes: at most so many workers at once.
+        hooks: callables that receive every `Event`, on a thread of their own.
+
+    Returns:
+        The outcome, a result per process.
+
+    Raises:
+        GraphError: the graph cannot run; nothing has run.
+        ConfigurationError: an argument that cannot work; nothing has run.
+        WorkflowError: required processes failed; ``.run`` holds everything that did finish.
+        RunTimeoutError: the timeout passed; the same.
+        KeyboardInterrupt: Ctrl-C; the same.
+        ShutdownError: the interpreter is shutting down.
+
+    >>> from pmflow import process
+    >>> @process
+    ... def page(url): return f"text of {url}"
+    >>> @process
+    ... def words(page): return page.split()
+    >>> run(words, inputs={"url": "a"}).value
+    ['text', 'of', 'a']
+    """
+    return _run(_Request.of(processes, _caller(), arguments))
+
+
+@overload
+def arun(process: BaseProcess[T], /, **arguments: Any) -> Awaitable[Run[T]]: ...
+@overload
+def arun(processes: Processes | Workflow, /, **arguments: Any) -> Awaitable[Run[Any]]: ...
+def arun(processes: Any, /, **arguments: Any) -> Awaitable[Run[Any]]:
+    """Run processes in the running event loop, asyncio's or trio's.
+
+    Takes what `run` takes, and looks processes up where it is called. Cancelling it stops the run; it then waits until
+    everything that can be stopped has ended.
+
+    >>> import anyio
+    >>> from pmflow import process
+    >>> one = process(lambda: 1, id="one")
+    >>> async def main():
+    ...     return (await arun(one)).value
+    >>> anyio.run(main)
+    1
+    """
+    return _arun(_Request.of(processes, _caller(), arguments))
+
+
+def _caller() -> types.FrameType:
+    """Return the frame that called the public function; a comprehension counts as its function."""
+    frame = sys._getframe(2)  # noqa: SLF001 - the scope of a call is what a library like this has to know
+    while frame.f_code.co_name in COMPREHENSIONS and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
+
+
+# What is asked for
+
+
+@frozen(kw_only=True)
+class _Request:
+    """One run that was asked for, checked, and planned."""
+
+    plan: Plan
+    on_error: str
+    fail_fast: bool
+    timeout: float | None
+    max_threads: int | None
+    max_processes: int | None
+    hooks: tuple[Callable[[Event], object], ...]
+    listener: Callable[..., None] | None = None
+
+    @classmethod
+    def of(cls, processes: Any, frame: types.FrameType | None, arguments: Mapping[str, Any]) -> _Request:
+        options = {**_DEFAULTS, **arguments}
+        for name in arguments:
+            if name not in _DEFAULTS:
+                from pmflow.errors import did_you_mean, nearest
+
+                raise TypeError(f"run() has no argument {name!r}{did_you_mean(nearest(name, _DEFAULTS))}")
+        planning = {name: options.pop(name) for name in ("inputs", "overrides", "targets", "keep", "type")}
+        _check(options)
+        if options["fail_fast"] is None:
+            options["fail_fast"] = options["on_error"] == "raise"
+        options["hooks"] = tuple(options["hooks"])
+        graph, chosen, explain = _gathered(processes, frame, planning["overrides"] or {})
+        if planning["targets"] is None:
+            planning["targets"] = chosen
+            planning["keep"] = planning["keep"] or "all"
+        return cls(plan=Plan.of(graph, **planning, explain=explain), **options)
+
+
+_DEFAULTS: dict[str, Any] = {
+    "inputs": None,
+    "overrides": None,
+    "targets": None,
+    "keep": None,
+    "type": None,
+    "on_error": "raise",
+    "fail_fast": None,
+    "timeout": None,
+    "max_threads": None,
+    "max_processes": None,
+    "hooks": (),
+}
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    if options["on_error"] not in ("raise", "return"):
+        raise ConfigurationError(
+            f"on_error must be 'raise' or 'return', not {options['on_error']!r}", setting="on_error"
+        )
+    if options["fail_fast"] not in (None, True, False):
+        raise ConfigurationError(f"fail_fast must be True or False, not {options['fail_fast']!r}", setting="fail_fast")
+    check_timeout(options["timeout"], "run")
+    check_slots(options["max_threads"], "max_threads")
+    check_slots(options["max_processes"], "max_processes")
+    for hook in options["hooks"]:
+        if not callable(hook):
+            raise ConfigurationError(f"hooks must be callables that take an Event, not {hook!r}", setting="hooks")
+
+
+# Finding processes
+
+Explain = Callable[[BaseProcess[Any], str], str]
+
+
+def _gathered(
+    processes: Any, frame: types.FrameType | None, overrides: Mapping[Any, Any]
+) -> tuple[Graph, tuple[str, ...] | None, Explain | None]:
+    """Return the graph, the ids of its targets if they are said, and what explains a missing name."""
+    if isinstance(processes, Graph):
+        return processes, None, None
+    as_graph = getattr(processes, "_graph", None)  # a Workflow
+    if as_graph is not None and not isinstance(processes, BaseProcess):
+        return as_graph(), None, None
+    scopes = [] if frame is None else [frame.f_locals, frame.f_globals]
+    if isinstance(processes, types.ModuleType):
+        found = _Scope(vars(processes)).all()
+        if not found:
+            raise GraphError(f"the module {processes.__name__!r} has no processes; decorate its functions with @process")
+        return Graph(_Search(found, overrides, scopes).found.values()), None, _Explanation(scopes)
+    if isinstance(processes, BaseProcess):
+        processes = (processes,)
+    elif isinstance(processes, (str, bytes)) or not isinstance(processes, Iterable):
+        raise GraphError(f"run() takes processes, a module, a Graph or a Workflow, not {_what(processes)}")
+    given = list(processes)
+    for each in given:
+        if not isinstance(each, BaseProcess):
+            raise GraphError(f"run() takes processes, and {_what(each)} is none; decorate it with @process")
+    graph = Graph(_Search(given, overrides, scopes).found.values())
+    return graph, tuple(dict.fromkeys(each.id for each in given)), _Explanation(scopes)
+
+
+def _what(value: Any) -> str:
+    name = getattr(value, "__qualname__", None)
+    return f"the {'class' if isinstance(value, type) else 'function'} '{name}'" if name else f"{value!r:.100}"
+
+
+class _Scope:
+    """The processes of a namespace, by id."""
+
+    def __init__(self, names: Mapping[str, Any]) -> None:
+        self._found: dict[str, list[tuple[str, BaseProcess[Any]]]] = {}
+        for name, value in list(names.items()):
+            if isinstance(value, BaseProcess):
+                self._found.setdefault(value.id, []).append((name, value))
+
+    def get(self, key: str) -> BaseProcess[Any] | None:
+        """Return the process of an id; of several the one whose variable is called so."""
+        found = self._found.get(key)
+        if found is None:
+            return None
+        chosen = [process for name, process in found if name == key] or [process for _, process in found]
+        different = list({id(process): process for process in chosen}.values())
+        if len(different) > 1:
+            places = (location(different[0]), location(different[1]))
+            raise DuplicateProcessError(
+                f"two processes have the id '{key}': {places[0]} and {places[1]}; give one of them another id",
+                process_id=key,
+                places=places,
+            )
+        return different[0]
+
+    def all(self) -> list[BaseProcess[Any]]:
+        """Return every process once."""
+        return [process for key in self._found if (process := self.get(key)) is not None]
+
+
+class _Search:
+    """Finds what processes need: among those given, in the module of the one that asks, in the caller's scope."""
+
+    def __init__(
+        self, given: list[BaseProcess[Any]], overrides: Mapping[Any, Any], scopes: list[Mapping[str, Any]]
+    ) -> None:
+        self._scopes: dict[int, _Scope] = {}
+        self._outer = scopes
+        self.found: dict[str, Any] = {id(process): process for process in given}  # type: ignore[misc]
+        names = {process.id for process in given}
+        replaced = {id_text(key): value for key, value in overrides.items()}
+        waiting = [replaced.get(process.id, process) for process in given]
+        from pmflow.graph import edges_of
+
+        while waiting:
+            process = waiting.pop()
+            if not isinstance(process, BaseProcess):
+                continue  # a value stands for it
+            for _, source, _ in edges_of(process):
+                if source in names:
+                    continue
+                needed = self._look_up(process, source)
+                if needed is not None:
+                    names.add(source)
+                    self.found[id(needed)] = needed  # type: ignore[index]
+                    waiting.append(replaced.get(source, needed))
+
+    def _look_up(self, process: BaseProcess[Any], name: str) -> BaseProcess[Any] | None:
+        for names in (module_of(process), *self._outer):
+            scope = self._scopes.get(id(names))
+            if scope is None:
+                scope = self._scopes[id(names)] = _Scope(names)
+            found = scope.get(name)
+            if found is not None:
+                return found
+        return None
+
+
+def module_of(process: BaseProcess[Any]) -> Mapping[str, Any]:
+    """Return the names of the module in which a process is written."""
+    if isinstance(process, FunctionProcess):
+        return process._function.scope  # noqa: SLF001 - one of the places that know the inside
+    entry = getattr(process.entry, "__func__", process.entry)
+    return getattr(entry, "__globals__", {})
+
+
+@frozen
+class _Explanation:
+    """Says of a name that no process has what it is where it was looked for."""
+
+    scopes: list[Mapping[str, Any]]
+
+    def __call__(self, process: BaseProcess[Any], name: str) -> str:
+        if isinstance(process, FunctionProcess) and name in ("self", "cls"):
+            owner = process._function.owner  # noqa: SLF001
+            if owner is not None or "." in getattr(process, "__qualname__", ""):
+                method = getattr(process, "__name__", name)
+                return (
+                    f": it is a method, decorated inside its class, and nobody says of which object; "
+                    f"run the process of an object: {(owner or 'Class').lower()}.{method}"
+                )
+        for names in (module_of(process), *self.scopes):
+            if name in names:
+                return f"; {_not_a_process(name, names[name])}"
+        return "; it was looked for among the processes given, in their modules and where run() is called"
+
+
+def _not_a_process(name: str, value: Any) -> str:
+    if isinstance(value, BaseProcess):
+        return f"the variable {name!r} is the process '{value.id}': ask for it by that id"
+    if isinstance(value, types.FunctionType):
+        return f"the function {name!r} is no process: decorate it with @process"
+    return (
+        f"the variable {name!r} is no process but a value of type {type(value).__name__}: if it was one, run its "
+        f"definition again; if it is an input, pass inputs={{{name!r}: {name}}}"
+    )
+
+
+# Running
+
+
+def _run(request: _Request) -> Run[Any]:
+    """Run in this thread, or, where an event loop is running in it, in another."""
+    if not threading.main_thread().is_alive() or sys.is_finalizing():
+        raise ShutdownError("the interpreter is shutting down, so no run can begin; run it before the program ends")
+    execution = _Execution(request)
+    with place_lent(), execution.interruptible():
+        if not _loop_is_running():
+            import anyio
+
+            anyio.run(execution.run)
+        elif all(node.lane is INLINE for node in request.plan.nodes.values()):
+            _beside_the_loop(execution)
+        else:
+            execution.run_in_thread()
+    return execution.concluded()
+
+
+async def _arun(request: _Request) -> Run[Any]:
+    execution = _Execution(request)
+    await execution.run()
+    return execution.concluded()
+
+
+def _loop_is_running() -> bool:
+    from anyio import NoEventLoopError
+    from anyio.lowlevel import current_token
+
+    try:
+        current_token()
+    except NoEventLoopError:
+        return False
+    return True
+
+
+def _beside_the_loop(execution: _Execution) -> None:
+    """Run plain functions in this very thread although a loop is running in it, so that a debugger finds them there."""
+    import asyncio
+
+    from pmflow.engine.loops import AsyncioLoop
+
+    outer = asyncio._get_running_loop()  # noqa: SLF001 - documented for implementers of event loops
+    asyncio._set_running_loop(None)  # noqa: SLF001
+    loop = asyncio.new_event_loop()
+
+    async def main() -> None:
+        await execution.run(AsyncioLoop())
+
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+        asyncio._set_running_loop(outer)  # noqa: SLF001
+
+
+class _Execution:
+    """One run of a request."""
+
+    def __init__(self, request: _Request) -> None:
+        self.request = request
+        self.run_id = os.urandom(6).hex()
+        self._started = perf_counter()
+        self._ended = 0.0
+        self._scheduler: Scheduler | None = None
+        self._interrupted = False
+
+    async def run(self, loop: Any = None) -> None:
+        """Run in the running event loop."""
+        from pmflow.engine.loops import current_loop
+
+        request = self.request
+        announcer = None
+        if request.hooks:
+            from pmflow.events import Announcer
+
+            announcer = Announcer(request.hooks, self.run_id)
+        scheduler = Scheduler(
+            request.plan,
+            fail_fast=request.fail_fast,
+            timeout=request.timeout,
+            emit=self._emitter(announcer),
+        )
+        self._scheduler = scheduler
+        if self._interrupted:
+            scheduler.interrupt()
+        if announcer is not None:
+            announcer.announce("run_started", scheduler.clock.date)
+        try:
+            await scheduler.run(loop or current_loop(), self._open_sessions)
+        finally:
+            self._ended = perf_counter()
+            if announcer is not None:
+                announcer.announce("run_ended", scheduler.clock(self._ended))
+                announcer.close()
+
+    def _emitter(self, announcer: Any) -> Callable[..., None] | None:
+        listener = self.request.listener
+        if announcer is None:
+            return listener
+
+        def emit(kind: str, label: str, state: Any, moment: float, attempt: int, result: Any) -> None:
+            assert self._scheduler is not None
+            date = self._scheduler.clock(moment)
+            announcer.announce(kind, date, process_id=label, state=state, attempt=attempt, result=result)
+
+        return emit
+
+    def _open_sessions(self, scheduler: Scheduler) -> dict[str, Session]:
+        request = self.request
+        lanes = {node.lane for node in request.plan.nodes.values()}
+        sessions: dict[str, Session] = {}
+        from pmflow.executors.inline import A_PASS, Inline, Tasks
+
+        loop: Any = scheduler.loop
+        if TASK in lanes:
+            sessions[TASK] = Tasks(loop).open(scheduler)
+        if TASK_ELEMENT in lanes:
+            sessions[TASK_ELEMENT] = Tasks(loop).open(scheduler, A_PASS)
+        if INLINE in lanes:
+            sessions[INLINE] = Inline(loop).open(scheduler)
+        if THREAD in lanes:
+            sessions[THREAD] = thread_pool().open(scheduler, request.max_threads)
+        if WORKER in lanes:
+            sessions[WORKER] = worker_pool().open(scheduler, request.max_processes)
+        return sessions
+
+    def run_in_thread(self) -> None:
+        """Run in an event loop of its own, in a thread of its own; wait for it."""
+        failed: list[BaseException] = []
+        ended = threading.Event()
+
+        def main() -> None:
+            import anyio
+
+            try:
+                anyio.run(self.run)
+            except BaseException as error:  # noqa: BLE001 - raised again where it was asked for
+                failed.append(error)
+            finally:
+                ended.set()
+
+        # Without the context's own ideas of which event library is running.
+        thread = threading.Thread(target=_outside_of_loops(main), name=f"pmflow-run-{self.run_id}", daemon=True)
+        thread.start()
+        while not ended.is_set():
+            try:
+                ended.wait()
+            except KeyboardInterrupt:
+                self.interrupt()
+        thread.join()
+        if failed:
+            raise failed[0]
+
+    # Ctrl-C
+
+    def interrupt(self) -> None:
+        """Stop the run; from a signal handler."""
+        self._interrupted = True
+        if self._scheduler is not None:
+            self._scheduler.interrupt()
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let Ctrl-C stop the run instead of falling into the middle of it; a second one falls where it falls."""
+        before = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
+        if not _is_the_usual(before):
+            yield
+            return
+
+        def handle(number: int, frame: Any) -> None:
+            if self._interrupted:
+                signal.default_int_handler(number, frame)
+            self.interrupt()
+
+        signal.signal(signal.SIGINT, handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    # The end
+
+    def concluded(self) -> Run[Any]:
+        """Return the run, or raise what it ended in."""
+        run, scheduler, request = self.result(), self._scheduler, self.request
+        assert scheduler is not None
+        if scheduler.stopped_by == "interrupt":
+            interrupt = KeyboardInterrupt()
+            interrupt.run = run  # type: ignore[attr-defined]
+            raise interrupt
+        if request.on_error == "return":
+            return run
+        if scheduler.stopped_by == "timeout":
+            raise RunTimeoutError(
+                f"the run took longer than its timeout of {request.timeout:g} s; what had finished is in .run",
+                timeout=request.timeout,
+                run=run,
+            )
+        failed = [(name, each) for name, _, each in run._each() if type(each) is Failure and each.required]  # noqa: SLF001
+        if failed:
+            raise _workflow_error(run, failed)
+        return run
+
+    def result(self) -> Run[Any]:
+        """Return the run."""
+        plan, scheduler = self.request.plan, self._scheduler
+        assert scheduler is not None
+        nodes = plan.nodes
+        return Run(
+            run_id=self.run_id,
+            targets=plan.targets,
+            outcomes=scheduler.outcomes,
+            elements=scheduler.elements,
+            strategy=lambda name: nodes[name].strategy,
+            clock=scheduler.clock,
+            execution_time=self._ended - self._started,
+        )
+
+
+def _is_the_usual(handler: Any) -> bool:
+    """Whether a SIGINT handler is Python's own, or the one of an event loop: not one that a user has chosen."""
+    inner = handler.func if isinstance(handler, functools.partial) else handler
+    module = getattr(inner, "__module__", None) or ""
+    return inner is signal.default_int_handler or module.partition(".")[0] in ("asyncio", "trio")
+
+
+def _outside_of_loops(function: Callable[[], None]) -> Callable[[], None]:
+    """Return the function with the caller's context variables, but without a note of the caller's event library."""
+    context = copy_context()
+
+    def call() -> None:
+        sniffio = sys.modules.get("sniffio")
+        if sniffio is not None:
+            sniffio.current_async_library_cvar.set(None)
+        function()
+
+    return functools.partial(context.run, call)
+
+
+# Failures
+
+
+def _workflow_error(run: Run[Any], failed: list[tuple[str, Failure]]) -> WorkflowError:
+    lines = [f"{len(failed):,} of {len(run):,} processes failed" if len(failed) > 1 else f"'{failed[0][0]}' failed"]
+    for name, failure in failed[:SHOWN]:
+        exception = failure.exception
+        lines.append(f"  '{name}' (attempt {failure.attempts}): {type(exception).__name__}: {exception}")
+        lines += [f"    {line}" for line in _users_line(failure)]
+    if len(failed) > SHOWN:
+        lines.append(f"  ... and {len(failed) - SHOWN:,} more")
+    lines.append("what did finish is in the .run of this error")
+    for name, failure in failed:
+        _add_note(failure.exception, f"in process '{name}', attempt {failure.attempts}")
+    return WorkflowError("\n".join(lines), [failure.exception for _, failure in failed], run=run)  # type: ignore[misc]
+
+
+def _users_line(failure: Failure) -> list[str]:
+    """Return where the user's own code raised: file, line and text."""
+    import traceback
+
+    frames = traceback.extract_tb(failure.exception.__traceback__)
+    inside = os.path.dirname(__file__) + os.sep
+    own = [frame for frame in frames if not frame.filename.startswith(inside) and not _is_installed(frame.filename)]
+    chosen = own or [frame for frame in frames if not frame.filename.startswith(inside)]
+    if chosen:
+        frame = chosen[-1]
+        return [f"{frame.filename}:{frame.lineno}, in {frame.name}", f"  {frame.line}"]
+    if failure.traceback:
+        found = [line for line in failure.traceback.splitlines() if line.startswith("  ")]
+        return [line.strip() for line in found[-2:]]
+    return []
+
+
+def _is_installed(filename: str) -> bool:
+    return "site-packages" in filename or filename.startswith(os.path.dirname(os.__file__))
+
+
+def _add_note(exception: BaseException, note: str) -> None:
+    notes = getattr(exception, "__notes__", [])
+    if note not in notes:
+        exception.__notes__ = [*notes, note]  # type: ignore[attr-defined]
+
+
+# Processes on their own
+
+
+async def execute_workflow(
+    workflow: Workflow, graph: Graph, inputs: Mapping[str, Any] | None, listener: Callable[..., None]
+) -> Run[Any]:
+    """Run the graph of a workflow; what `Workflow.execute` calls."""
+    plan = Plan.of(graph, inputs=inputs, keep="all")
+    return await _arun(
+        _Request(
+            plan=plan,
+            on_error="return",
+            fail_fast=False,
+            timeout=None,
+            max_threads=workflow.max_threads,
+            max_processes=workflow.max_processes,
+            hooks=(),
+            listener=listener,
+        )
+    )
+
+
+class _Alone(BaseProcess[Any]):
+    """Stands for a class-based process that is run without its dependencies."""
+
+    def __init__(self, process: BaseProcess[Any], function: Callable[..., Any]) -> None:
+        super().__init__(evolve(process.config, dependencies=(), after=(), map_over=None))
+        self._entry = function
+
+    @property
+    def entry(self) -> Callable[..., Any]:
+        """What an executor calls."""
+        return self._entry
+
+
+async def _launch(process: BaseProcess[Any], function: Callable[..., Any], input_data: Any) -> ProcessResult[Any]:
+    if isinstance(process, FunctionProcess):
+        alone: BaseProcess[Any] = process.options(dependencies={}, after=(), map_over=None)
+        inputs = input_data or {}
+    else:
+        alone = _Alone(process, function)
+        inputs = {alone.id: input_data}
+    run = await _arun(_Request.of(Graph([alone]), None, {"inputs": inputs, "on_error": "return"}))
+    return run[alone.id]
+
+
+install_launcher(_launch)
