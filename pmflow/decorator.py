@@ -262,10 +262,12 @@ class FunctionProcess(BaseProcess[T], Generic[P, C, T]):
         """Call the function, here and now."""
         return self._function.function(*args, **kwargs)  # type: ignore[no-any-return]
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") and not name.startswith("__"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self._function.function, name)
+    if not TYPE_CHECKING:  # to type checkers it would have every attribute, and match every protocol
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_") and not name.startswith("__"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return getattr(self._function.function, name)
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._function.owner = owner.__name__

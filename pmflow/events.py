@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
@@ -79,6 +78,8 @@ class Announcer:
                 try:
                     hook(event)
                 except BaseException:  # noqa: BLE001 - SystemExit too: a hook cannot hurt
+                    import logging
+
                     logging.getLogger("pmflow").exception(
                         "the hook %r raised at %s of run %s; it is not called again", hook, event.kind, event.run_id
                     )

@@ -7,14 +7,11 @@ when somebody asks for it, so a run of a million processes does not pay for a mi
 
 from __future__ import annotations
 
-import html
-import pickle
-import traceback as traceback_module
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, overload
 
 from attrs import Attribute, define, field
 
@@ -29,12 +26,19 @@ from pmflow.errors import (
 )
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
     from pmflow.base import BaseProcess
 
-__all__ = ["ProcessMetadata", "ProcessResult", "ProcessState", "Run"]
+    T = TypeVar("T", default=Any)
+    S = TypeVar("S")
+else:
+    from typing import TypeVar
 
-T = TypeVar("T")
-S = TypeVar("S")
+    T = TypeVar("T")
+    S = TypeVar("S")
+
+__all__ = ["ProcessMetadata", "ProcessResult", "ProcessState", "Run"]
 
 SHOWN = 20
 """How many processes a `repr` or a message lists before it counts the rest."""
@@ -339,6 +343,8 @@ _RESULT_FIELDS = [attribute.name for attribute in ProcessResult.__attrs_attrs__]
 
 
 def _travels(exception: BaseException) -> bool:
+    import pickle
+
     try:
         pickle.loads(pickle.dumps(exception))  # noqa: S301 - its own bytes
     except Exception:  # noqa: BLE001 - whatever it raises, it does not travel
@@ -352,7 +358,9 @@ def _shortened(text: str, length: int = 200) -> str:
 
 def traceback_text(exception: BaseException, limit: int = 50_000) -> str:
     """Return the traceback as Python prints it, its middle cut out beyond ``limit`` characters."""
-    text = "".join(traceback_module.format_exception(type(exception), exception, exception.__traceback__))
+    import traceback
+
+    text = "".join(traceback.format_exception(type(exception), exception, exception.__traceback__))
     if len(text) <= limit:
         return text
     return f"{text[: limit // 2]}\n... {len(text) - limit} characters left out ...\n{text[-limit // 2 :]}"
@@ -369,39 +377,77 @@ class Clock:
         return self.date + timedelta(seconds=moment - self.moment)
 
 
+class _Lazy(ProcessResult[Any]):
+    """A `ProcessResult` whose fields are worked out when they are read: most of a large run's never are."""
+
+    __slots__ = ("_origin",)
+
+    _origin: tuple[str, Outcome, ProcessType, Clock]
+
+    def __getattr__(self, name: str) -> Any:
+        derive = _DERIVED.get(name)
+        if derive is None:
+            raise AttributeError(f"'ProcessResult' object has no attribute {name!r}")
+        value = derive(*self._origin)
+        setattr(self, name, value)
+        return value
+
+    def __reduce__(self) -> Any:
+        return ProcessResult.__new__, (ProcessResult,), self.__getstate__()
+
+
 def result_of(key: str, outcome: Outcome, strategy: ProcessType, clock: Clock) -> ProcessResult[Any]:
-    """Make the result of an outcome."""
-    started = getattr(outcome, "started", None)
-    started = outcome.ended if started is None else started
-    result: ProcessResult[Any] = ProcessResult(
-        success=type(outcome) is Success,
-        data=getattr(outcome, "value", None),
-        execution_time=outcome.ended - started,
-        start_time=clock(started),
-        end_time=clock(outcome.ended),
-        process_id=key,
-        attempts=getattr(outcome, "attempts", 1 if type(outcome) is Mapped else 0),
-        strategy=strategy,
-        stopped=getattr(outcome, "stopped", True),
-        worker=getattr(outcome, "worker", None),
-    )
-    if isinstance(outcome, Failure):
-        exception = outcome.exception
-        result.state = ProcessState.FAILED
-        result.exception = exception
-        result.error = result.error_message = str(exception)
-        result.error_type = type(exception).__name__
-        result.traceback = outcome.traceback or traceback_text(exception)
-    elif isinstance(outcome, Mapped):
-        result.state = outcome.state
-        result.success = outcome.state is ProcessState.COMPLETED
-        result.error = result.error_message = None if result.success else f"elements of '{key}' {outcome.state.value}"
-        result.reason = result.error if outcome.state is ProcessState.SKIPPED else None
-    elif isinstance(outcome, Skipped):
-        result.state, result.reason = ProcessState.SKIPPED, outcome.reason
-    elif isinstance(outcome, Cancelled):
-        result.state = ProcessState.CANCELLED
+    """Return the result of an outcome."""
+    result = _Lazy.__new__(_Lazy)
+    result._origin = (key, outcome, strategy, clock)
     return result
+
+
+def _began(outcome: Outcome) -> float:
+    started = getattr(outcome, "started", None)
+    return outcome.ended if started is None else started
+
+
+def _error(key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) -> str | None:
+    if isinstance(outcome, Failure):
+        return str(outcome.exception)
+    if isinstance(outcome, Mapped) and outcome.state is not ProcessState.COMPLETED:
+        return f"elements of '{key}' {outcome.state.value}"
+    return None
+
+
+def _reason(key: str, outcome: Outcome, strategy: ProcessType, clock: Clock) -> str | None:
+    if isinstance(outcome, Skipped):
+        return outcome.reason
+    skipped = isinstance(outcome, Mapped) and outcome.state is ProcessState.SKIPPED
+    return _error(key, outcome, strategy, clock) if skipped else None
+
+
+def _traceback(_key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) -> str | None:
+    return (outcome.traceback or traceback_text(outcome.exception)) if isinstance(outcome, Failure) else None
+
+
+_DERIVED: dict[str, Callable[[str, Outcome, ProcessType, Clock], Any]] = {
+    "success": lambda _key, outcome, _strategy, _clock: _state(outcome) is ProcessState.COMPLETED,
+    "_data": lambda _key, outcome, _strategy, _clock: getattr(outcome, "value", None),
+    "execution_time": lambda _key, outcome, _strategy, _clock: outcome.ended - _began(outcome),
+    "start_time": lambda _key, outcome, _strategy, clock: clock(_began(outcome)),
+    "end_time": lambda _key, outcome, _strategy, clock: clock(outcome.ended),
+    "error": _error,
+    "error_type": lambda _key, outcome, _strategy, _clock: (
+        type(outcome.exception).__name__ if isinstance(outcome, Failure) else None
+    ),
+    "error_message": _error,
+    "process_id": lambda key, _outcome, _strategy, _clock: key,
+    "state": lambda _key, outcome, _strategy, _clock: _state(outcome),
+    "exception": lambda _key, outcome, _strategy, _clock: getattr(outcome, "exception", None),
+    "traceback": _traceback,
+    "attempts": lambda _key, outcome, _strategy, _clock: getattr(outcome, "attempts", int(type(outcome) is Mapped)),
+    "stopped": lambda _key, outcome, _strategy, _clock: getattr(outcome, "stopped", True),
+    "reason": _reason,
+    "strategy": lambda _key, _outcome, strategy, _clock: strategy,
+    "worker": lambda _key, outcome, _strategy, _clock: getattr(outcome, "worker", None),
+}
 
 
 class Run(Mapping[str, ProcessResult[Any]], Generic[T]):
@@ -578,6 +624,8 @@ class Run(Mapping[str, ProcessResult[Any]], Generic[T]):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
+        import html
+
         rows = "".join(self._html_row(self[name]) for name in islice(self._outcomes, SHOWN))
         if len(self) > SHOWN:
             rows += f"<tr><td colspan='5'>... and {len(self) - SHOWN:,} more</td></tr>"
@@ -587,6 +635,8 @@ class Run(Mapping[str, ProcessResult[Any]], Generic[T]):
 
     @staticmethod
     def _html_row(result: ProcessResult[Any]) -> str:
+        import html
+
         detail = f"{result.error_type}: {result.error}" if result.error_type else result.error or result.reason or ""
         cells = (
             str(result.process_id),

@@ -20,6 +20,7 @@ from pmflow.base import BaseProcess, install_launcher
 from pmflow.config import check_timeout, id_text
 from pmflow.decorator import FunctionProcess
 from pmflow.engine.plan import INLINE, TASK, TASK_ELEMENT, THREAD, WORKER, Plan
+from pmflow.engine.loops import Loop, NoLoop, current_loop, drive
 from pmflow.engine.scheduler import Scheduler
 from pmflow.errors import (
     ConfigurationError,
@@ -37,8 +38,29 @@ from pmflow.graph import Graph, location
 from pmflow.results import SHOWN, Failure, ProcessResult, Run
 
 if TYPE_CHECKING:
+    from typing import Literal, TypedDict
+
+    from typing_extensions import Unpack
+
+    from pmflow.config import ProcessType
+    from pmflow.decorator import Reference
     from pmflow.events import Event
     from pmflow.workflow import Workflow
+
+    class Arguments(TypedDict, total=False):
+        """What `run` and `arun` take besides the processes."""
+
+        inputs: Mapping[str, Any] | None
+        overrides: Mapping[Any, Any] | None
+        targets: Reference | Iterable[Reference] | None
+        keep: Literal["all", "targets"] | None
+        type: str | ProcessType | None
+        on_error: Literal["raise", "return"]
+        fail_fast: bool | None
+        timeout: float | None
+        max_threads: int | None
+        max_processes: int | None
+        hooks: Iterable[Callable[[Event], object]]
 
 __all__ = ["arun", "run"]
 
@@ -50,9 +72,9 @@ COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 
 
 @overload
-def run(process: BaseProcess[T], /, **arguments: Any) -> Run[T]: ...
+def run(process: BaseProcess[T], /, **arguments: Unpack[Arguments]) -> Run[T]: ...
 @overload
-def run(processes: Processes | Workflow, /, **arguments: Any) -> Run[Any]: ...
+def run(processes: Processes | Workflow, /, **arguments: Unpack[Arguments]) -> Run[Any]: ...
 def run(processes: Any, /, **arguments: Any) -> Run[Any]:
     """Run processes, and all they need, as soon as each can run; wait for the end.
 
@@ -97,9 +119,9 @@ def run(processes: Any, /, **arguments: Any) -> Run[Any]:
 
 
 @overload
-def arun(process: BaseProcess[T], /, **arguments: Any) -> Awaitable[Run[T]]: ...
+def arun(process: BaseProcess[T], /, **arguments: Unpack[Arguments]) -> Awaitable[Run[T]]: ...
 @overload
-def arun(processes: Processes | Workflow, /, **arguments: Any) -> Awaitable[Run[Any]]: ...
+def arun(processes: Processes | Workflow, /, **arguments: Unpack[Arguments]) -> Awaitable[Run[Any]]: ...
 def arun(processes: Any, /, **arguments: Any) -> Awaitable[Run[Any]]:
     """Run processes in the running event loop, asyncio's or trio's.
 
@@ -345,15 +367,18 @@ def _run(request: _Request) -> Run[Any]:
         raise ShutdownError("the interpreter is shutting down, so no run can begin; run it before the program ends")
     execution = _Execution(request)
     with place_lent(), execution.interruptible():
-        if not _loop_is_running():
+        if all(node.lane in _WITHOUT_LOOP for node in request.plan.nodes.values()):
+            drive(execution.run(NoLoop()))
+        elif not _loop_is_running():
             import anyio
 
             anyio.run(execution.run)
-        elif all(node.lane is INLINE for node in request.plan.nodes.values()):
-            _beside_the_loop(execution)
         else:
             execution.run_in_thread()
     return execution.concluded()
+
+
+_WITHOUT_LOOP = (INLINE, THREAD, WORKER)
 
 
 async def _arun(request: _Request) -> Run[Any]:
@@ -373,26 +398,6 @@ def _loop_is_running() -> bool:
     return True
 
 
-def _beside_the_loop(execution: _Execution) -> None:
-    """Run plain functions in this very thread although a loop is running in it, so that a debugger finds them there."""
-    import asyncio
-
-    from pmflow.engine.loops import AsyncioLoop
-
-    outer = asyncio._get_running_loop()  # noqa: SLF001 - documented for implementers of event loops
-    asyncio._set_running_loop(None)  # noqa: SLF001
-    loop = asyncio.new_event_loop()
-
-    async def main() -> None:
-        await execution.run(AsyncioLoop())
-
-    try:
-        loop.run_until_complete(main())
-    finally:
-        loop.close()
-        asyncio._set_running_loop(outer)  # noqa: SLF001
-
-
 class _Execution:
     """One run of a request."""
 
@@ -404,10 +409,8 @@ class _Execution:
         self._scheduler: Scheduler | None = None
         self._interrupted = False
 
-    async def run(self, loop: Any = None) -> None:
-        """Run in the running event loop."""
-        from pmflow.engine.loops import current_loop
-
+    async def run(self, loop: Loop | None = None) -> None:
+        """Run in the running event loop, or in another."""
         request = self.request
         announcer = None
         if request.hooks:

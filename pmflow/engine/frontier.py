@@ -36,6 +36,14 @@ Unit = Any
 """A name, or ``(name, index)`` for an element."""
 
 Priority = tuple[int, int]
+"""Smaller goes first."""
+
+Place = tuple[str, Priority]
+"""A lane, and the priority in it."""
+
+
+def _anywhere(_name: Name) -> Place:
+    return "", (0, 0)
 
 
 class _Lane:
@@ -47,13 +55,13 @@ class _Lane:
         self.buckets: dict[Priority, deque[Any]] = {}
         self.heap: list[Priority] = []
 
-    def add(self, priority: Priority, entry: Any) -> None:
-        """Add a unit, or a `_Span` of elements."""
+    def bucket(self, priority: Priority) -> deque[Any]:
+        """Return where units of a priority are put."""
         bucket = self.buckets.get(priority)
         if bucket is None:
             bucket = self.buckets[priority] = deque()
             heappush(self.heap, priority)
-        bucket.append(entry)
+        return bucket
 
     def take(self, limit: int) -> list[Unit]:
         """Remove and return the first ones."""
@@ -114,8 +122,7 @@ class Frontier:
         self._dependants: dict[Name, list[Name]] = {}
         self._missing: dict[Name, int] = {}
         self._lenient: Mapping[Name, Collection[Name]] = {}
-        self._priority: Callable[[Name], Priority] = _equal
-        self._lane: Callable[[Name], str] = _only_lane
+        self._place: Callable[[Name], Place] = _anywhere
         self._lanes: dict[str, _Lane] = {}
         self._maps: dict[Name, _Map] = {}
 
@@ -126,8 +133,7 @@ class Frontier:
         *,
         lenient: Mapping[Name, Collection[Name]] | None = None,
         mapped: Mapping[Name, tuple[Name, ...]] | None = None,
-        priority: Callable[[Name], Priority] | None = None,
-        lane: Callable[[Name], str] | None = None,
+        place: Callable[[Name], Place] = _anywhere,
     ) -> Frontier:
         """Return the frontier of a graph of which nothing has begun.
 
@@ -135,19 +141,16 @@ class Frontier:
             dependencies: unit to the units it waits for; those it is aligned with not among them.
             lenient: unit to those of its dependencies whose failure does not concern it.
             mapped: mapped unit to those it is aligned with.
-            priority: of a unit; smaller goes first.
-            lane: where a unit will be taken from.
+            place: the lane a unit will be taken from, and its priority in it; smaller goes first.
         """
         self = cls()
         self._lenient = lenient or {}
-        self._priority = priority or _equal
-        self._lane = lane or _only_lane
+        self._place = place
         for name, sources in (mapped or {}).items():
             self._maps[name] = _Map(tuple(sources))
         for name, each in self._maps.items():
             for source in each.sources:
                 self._maps[source].followers.append(name)
-        ready = []
         dependants, missing = self._dependants, self._missing
         for name, needed in dependencies.items():
             count = 0
@@ -161,9 +164,7 @@ class Frontier:
             if count:
                 missing[name] = count
             else:
-                ready.append(name)
-        for name in ready:
-            self._make_ready(name)
+                self._make_ready(name)
         return self
 
     def take_ready(self, lane: str = "", limit: int = 1 << 62) -> list[Unit]:
@@ -263,15 +264,15 @@ class Frontier:
         return self._maps[name].size
 
     def _make_elements_ready(self, name: Name, each: _Map, start: int) -> None:
-        lane = self._lanes.setdefault(self._lane(name), _Lane())
-        priority = self._priority(name)
+        place, priority = self._place(name)
+        lane = self._lanes.setdefault(place, _Lane())
         if not each.sources:
-            lane.add(priority, _Span(name, start, each.size))
+            lane.bucket(priority).append(_Span(name, start, each.size))
             return
         sources = [self._maps[source].ended for source in each.sources]
         for index in range(start, each.size):
             if all(ended[index] for ended in sources):
-                lane.add(priority, (name, index))
+                lane.bucket(priority).append((name, index))
 
     def _end_element(self, name: Name, index: int) -> bool:
         each = self._maps[name]
@@ -280,20 +281,16 @@ class Frontier:
         for follower in each.followers:
             other = self._maps[follower]
             if index < other.size and all(self._maps[source].ended[index] for source in other.sources):
-                self._lanes.setdefault(self._lane(follower), _Lane()).add(self._priority(follower), (follower, index))
+                place, priority = self._place(follower)
+                self._lanes.setdefault(place, _Lane()).bucket(priority).append((follower, index))
         return self.complete(name)
 
     def _make_ready(self, name: Name) -> None:
-        lane = self._lane(name)
-        found = self._lanes.get(lane)
-        if found is None:
-            found = self._lanes[lane] = _Lane()
-        found.add(self._priority(name), name)
-
-
-def _equal(_name: Name) -> Priority:
-    return (0, 0)
-
-
-def _only_lane(_name: Name) -> str:
-    return ""
+        place, priority = self._place(name)
+        lane = self._lanes.get(place)
+        if lane is None:
+            lane = self._lanes[place] = _Lane()
+        bucket = lane.buckets.get(priority)
+        if bucket is None:
+            bucket = lane.bucket(priority)
+        bucket.append(name)

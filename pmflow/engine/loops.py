@@ -7,9 +7,12 @@ awaits (anyio, asyncio, trio) works in it as in any other.
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from math import inf
+from threading import Semaphore
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -179,6 +182,62 @@ class TrioLoop:
 
     def cancel(self, task: trio.CancelScope) -> None:
         task.cancel()
+
+
+class NoLoop:
+    """No event loop at all: for graphs without coroutines, in a thread that may block.
+
+    Saves importing and starting one, and works below a running one. What a plain function returns to be awaited gets a
+    loop of its own, and everything waits for it.
+    """
+
+    def __init__(self) -> None:
+        self.now = monotonic
+        self._soon: deque[Callable[[], None]] = deque()
+        self._woken = Semaphore(0)
+
+    async def __aenter__(self) -> NoLoop:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        return None
+
+    async def wait(self, deadline: float) -> None:
+        soon = self._soon
+        if soon:
+            while soon:
+                soon.popleft()()
+            return
+        self._woken.acquire(timeout=None if deadline == inf else max(0.0, deadline - monotonic()))
+        while self._woken.acquire(blocking=False):
+            continue
+
+    wait_shielded = wait
+
+    def wake(self) -> None:
+        self._woken.release()
+
+    wake_threadsafe = wake
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        self._soon.append(function)
+
+    def spawn(self, work: Work, argument: Any, name: str) -> None:  # noqa: ARG002 - tasks have names elsewhere
+        from anyio import run
+
+        run(work, argument)
+
+    def cancel(self, task: None) -> None:
+        """Do nothing: a task has ended before anything else happens."""
+
+
+def drive(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine that awaits nothing but a `NoLoop`."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    raise RuntimeError("a coroutine without an event loop awaited something")
 
 
 def current_loop() -> Loop:

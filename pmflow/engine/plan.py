@@ -17,7 +17,7 @@ from typing import Any
 from pmflow.base import BaseProcess
 from pmflow.config import ProcessType, id_text, id_texts, process_type
 from pmflow.decorator import FunctionProcess
-from pmflow.engine.frontier import Frontier, Priority
+from pmflow.engine.frontier import Frontier, Place, Priority
 from pmflow.errors import ConfigurationError, InputError, MissingDependencyError, did_you_mean, nearest
 from pmflow.graph import AFTER, DEFAULT, EACH, RESULT, RESULT_LIST, RESULTS, VALUE, Edge, Graph, settings_of
 
@@ -47,7 +47,7 @@ class Node:
         required: whether its failure fails the run.
         next: the next link of its chain.
         unit: what the frontier calls its chain.
-        priority: of its chain.
+        place: the lane, and the priority of its chain in it.
         mapped: whether it is called once per element.
     """
 
@@ -59,7 +59,7 @@ class Node:
         "lane",
         "mapped",
         "next",
-        "priority",
+        "place",
         "process",
         "required",
         "settings",
@@ -77,8 +77,13 @@ class Node:
         self.required = True
         self.next: Node | None = None
         self.unit = name
-        self.priority: Priority = (0, 0)
+        self.place: Place = (lane, (0, 0))
         self.mapped = False
+
+    @property
+    def priority(self) -> Priority:
+        """Smaller goes first."""
+        return self.place[1]
 
     @property
     def strategy(self) -> ProcessType:
@@ -176,31 +181,34 @@ class Plan:
     def frontier(self) -> Frontier:
         """Return the frontier of a run of which nothing has begun."""
         nodes, given = self.nodes, self.given
-        dependencies = {
-            name: [nodes[source].unit for source in self.waits_for(node)]
-            for name, node in nodes.items()
-            if node.unit is name and name not in given
-        }
-        lenient = {
-            name: {source for _, source, kind in node.edges if kind & ~EACH in (RESULT, RESULT_LIST)}
-            for name, node in nodes.items()
-            if any(kind & ~EACH in (RESULT, RESULT_LIST) for _, _, kind in node.edges)
-        }
+        dependencies: dict[str, Iterable[str]] = {}
+        lenient: dict[str, set[str]] = {}
+        for name, node in nodes.items():
+            edges = node.edges
+            if node.unit is not name or name in given:
+                continue
+            if not edges:
+                dependencies[name] = ()
+                continue
+            if len(edges) == 1 and not node.mapped and not given:
+                dependencies[name] = (nodes[edges[0][1]].unit,)
+            else:
+                dependencies[name] = [nodes[source].unit for source in self.waits_for(node)]
+            for _, source, kind in edges:
+                if kind & ~EACH in (RESULT, RESULT_LIST):
+                    lenient.setdefault(name, set()).add(nodes[source].unit)
         return Frontier.of(
             dependencies,
-            lenient={name: {nodes[source].unit for source in sources} for name, sources in lenient.items()},
+            lenient=lenient,
             mapped={name: sources for name, sources in self.aligned.items() if name not in given},
-            priority=lambda name: nodes[name].priority,
-            lane=lambda name: nodes[name].lane,
+            place=lambda name: nodes[name].place,
         )
 
     def waits_for(self, node: Node) -> Iterable[str]:
         """Return the processes that must have ended before a node can begin."""
         edges, given = node.edges, self.given
-        if not edges:
-            return ()
         if not node.mapped and not given:
-            return [edges[0][1]] if len(edges) == 1 else {source for _, source, _ in edges}
+            return {source for _, source, _ in edges}
         aligned = self.aligned.get(node.id, ())
         return {source for _, source, _ in edges if source not in given and source not in aligned}
 
@@ -437,7 +445,7 @@ def _prioritise(plan: Plan) -> None:
     """Give every unit the length of the longest path from it on."""
     nodes = plan.nodes
     path: dict[str, int] = {}
-    shared: dict[Priority, Priority] = {}
+    shared: dict[tuple[str, int], Place] = {}
     for name in reversed(nodes):
         node = nodes[name]
         longest = 0
@@ -445,9 +453,12 @@ def _prioritise(plan: Plan) -> None:
             longest = max(longest, path[consumer])
         path[name] = longest + 1
         if node.unit is name:
-            priority = (-longest - 1, 0)
-            node.priority = shared.setdefault(priority, priority)
+            place = shared.get((node.lane, longest))
+            if place is None:
+                place = shared[node.lane, longest] = (node.lane, (-longest - 1, 0))
+            node.place = place
     for name, sources in plan.aligned.items():  # in topological order: a source before what is aligned with it
         if sources:
             first = min(nodes[source].priority for source in sources)
-            nodes[name].priority = (first[0], min(nodes[source].priority[1] for source in sources) - 1)
+            node = nodes[name]
+            node.place = (node.lane, (first[0], min(nodes[source].priority[1] for source in sources) - 1))

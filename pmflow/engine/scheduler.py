@@ -342,8 +342,12 @@ class Scheduler:
             if type(node.process) is not FunctionProcess:
                 outcome = unwrapped(outcome)
             if type(outcome) is Success:
-                self._ends.append((node, key, outcome))
-                self._record_ends()
+                if type(key) is str:
+                    self._record(node, outcome)
+                else:
+                    self._record_element(node, key, outcome)
+                if self._ends:
+                    self._record_ends()
                 return
         else:
             self._held[node.lane] -= 1
@@ -425,8 +429,7 @@ class Scheduler:
         if node.mapped and type(outcome) is not Mapped and not self.elements.get(name):
             for follower in self._frontier.cut(name):
                 self._skip(follower, outcome, name)
-        failed = type(outcome) is not Success and why(name, outcome)[0]
-        if not failed:
+        if type(outcome) is Success or not why(name, outcome)[0]:
             self._frontier.succeed(node.unit)
             return
         for dropped in self._frontier.fail(node.unit):

@@ -212,7 +212,7 @@ class PriorityQueue:
 
 # Values: what a function returns is not always what a process returns.
 
-_FINAL: set[type] = {type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset}
+FINAL: set[type] = {type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset}
 """Types of values that are neither awaitable nor an iterator; grows as types are met."""
 
 _FINAL_KEPT = 1_000
@@ -222,14 +222,14 @@ _FINAL_KEPT = 1_000
 def is_final(value: Any) -> bool:
     """Whether the value is the result as it is: neither awaitable nor an iterator (a file is no iterator here)."""
     kind = type(value)
-    if kind in _FINAL:
+    if kind in FINAL:
         return True
     if hasattr(kind, "__await__") or inspect.isawaitable(value):
         return False
     if (hasattr(kind, "__next__") and not isinstance(value, io.IOBase)) or hasattr(kind, "__anext__"):
         return False
-    if len(_FINAL) < _FINAL_KEPT:
-        _FINAL.add(kind)
+    if len(FINAL) < _FINAL_KEPT:
+        FINAL.add(kind)
     return True
 
 

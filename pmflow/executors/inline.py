@@ -8,7 +8,7 @@ from contextvars import Context, copy_context
 from time import perf_counter
 from typing import Any, Protocol
 
-from pmflow.executors.base import BEGAN, Call, Port, Stopped, awaited, is_final, without_our_frames
+from pmflow.executors.base import BEGAN, FINAL, Call, Port, Stopped, awaited, is_final, without_our_frames
 from pmflow.results import Failure, Success
 
 A_PASS = 1_000
@@ -69,12 +69,12 @@ class TaskSession:
             call.started = started = perf_counter()
             if call.observed:
                 deliver(call, BEGAN)
-            args, kwargs = call.arguments(value)
+            args, kwargs = (call.args, call.kwargs) if call.feed is None else call.arguments(value)
             try:
                 value = call.function(*args, **kwargs)
                 if hasattr(value, "__await__"):
                     value = await value
-                if not is_final(value):
+                if type(value) not in FINAL and not is_final(value):
                     value = await awaited(value)
             except Exception as error:  # noqa: BLE001 - whatever the function raises is its outcome
                 deliver(call, Failure(without_our_frames(error), started, perf_counter()))
@@ -163,7 +163,7 @@ class InlineSession:
         args, kwargs = (call.args, call.kwargs) if call.feed is None else call.arguments(value)
         try:
             value = context.run(call.function, *args, **kwargs)
-            if not is_final(value):
+            if type(value) not in FINAL and not is_final(value):
                 if hasattr(value, "__await__") or hasattr(value, "__anext__"):
                     self._finish_in_task(call, value)
                     return

@@ -21,7 +21,7 @@ from time import perf_counter
 from typing import Any
 
 from pmflow.errors import ThreadsExhaustedError
-from pmflow.executors.base import BEGAN, Call, Port, PriorityQueue, Stopped, finished, is_final, without_our_frames
+from pmflow.executors.base import BEGAN, FINAL, Call, Port, PriorityQueue, Stopped, finished, is_final, without_our_frames
 from pmflow.results import Failure, Success
 
 MOST_ABANDONED = 64
@@ -241,7 +241,7 @@ class _Thread(threading.Thread):
             try:
                 context = call.context
                 value = call.function(*args, **kwargs) if context is None else context.copy().run(call.function, *args, **kwargs)
-                if not is_final(value):
+                if type(value) not in FINAL and not is_final(value):
                     value = finished(value)
             except BaseException as error:  # noqa: BLE001 - whatever the function raises is its outcome
                 deliver(call, Failure(without_our_frames(error), started, perf_counter(), worker=self.name))
