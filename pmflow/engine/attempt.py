@@ -172,7 +172,7 @@ class Checked:
         self.label = label
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        from pmflow.executors.base import is_final
+        from pmflow.executors.values import is_final
 
         value = self.function(*args, **kwargs)
         if not is_final(value):

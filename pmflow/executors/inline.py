@@ -8,7 +8,8 @@ from contextvars import Context, copy_context
 from time import perf_counter
 from typing import Any, Protocol
 
-from pmflow.executors.base import BEGAN, FINAL, Call, Port, Stopped, awaited, is_final, without_our_frames
+from pmflow.executors.base import BEGAN, Call, Port, Stopped
+from pmflow.executors.values import FINAL, awaited, is_final, without_our_frames
 from pmflow.results import Failure, Success
 
 A_PASS = 1_000

@@ -1,3 +1,98 @@
+"""All differences between systems."""
+
+from __future__ import annotations
+
 import os
-def cores() -> int: return len(os.sched_getaffinity(0))
-def in_worker() -> bool: return False
+import signal
+import sys
+from functools import lru_cache
+from math import ceil
+from pathlib import Path
+
+GROUPS = Path("/sys/fs/cgroup")
+
+
+@lru_cache(maxsize=1)
+def cores() -> int:
+    """Return how many cores this program may use: by its affinity, and by the limits of its control groups."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = _group_limit()
+    return max(1, available if limit is None else min(available, ceil(limit)))
+
+
+def _group_limit() -> float | None:
+    """Return the tightest CPU limit of the control groups of this program, in cores (Linux; None: no limit)."""
+    try:
+        memberships = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    limits = []
+    for line in memberships:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            limits += _limits(GROUPS, path, _limit_v2)
+        elif "cpu" in controllers.split(","):
+            limits += _limits(GROUPS / "cpu", path, _limit_v1)
+    return min(limits, default=None)
+
+
+def _limits(root: Path, path: str, read: object) -> list[float]:
+    """Return the limits of a group and of those it is in."""
+    folders = [root / path.lstrip("/"), *(root / path.lstrip("/")).parents]
+    found = [read(folder) for folder in folders if root in (folder, *folder.parents)]  # type: ignore[operator]
+    return [limit for limit in found if limit is not None]
+
+
+def _limit_v2(folder: Path) -> float | None:
+    try:
+        quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def _limit_v1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+        period = int((folder / "cpu.cfs_period_us").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    return None if quota <= 0 else quota / period
+
+
+def in_worker() -> bool:
+    """Whether this program is a worker of another."""
+    return hasattr(sys, "_pmflow_worker")
+
+
+def kill_group(leader: int) -> None:
+    """End a worker, and everything in its process group."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # all of it has ended
+
+
+def describe_exit(code: int) -> tuple[int | None, str | None]:
+    """Return the exit code, or the name of the signal, of a process that has ended."""
+    if code >= 0:
+        return code, None
+    try:
+        return None, signal.Signals(-code).name
+    except ValueError:
+        return None, f"signal {-code}"
+
+
+def interpreter_flags() -> list[str]:
+    """Return the flags with which this interpreter was started, as far as they concern a worker."""
+    flags = sys.flags
+    found = ["-X", f"utf8={flags.utf8_mode}"]
+    if flags.isolated:
+        found.append("-I")
+    else:
+        found += ["-E"] * flags.ignore_environment + ["-s"] * flags.no_user_site
+    found += ["-" + "O" * flags.optimize] if flags.optimize else []
+    found += ["-B"] if sys.dont_write_bytecode else []
+    for option in sys.warnoptions:
+        found += ["-W", option]
+    return found

@@ -21,7 +21,8 @@ from time import perf_counter
 from typing import Any
 
 from pmflow.errors import ThreadsExhaustedError
-from pmflow.executors.base import BEGAN, FINAL, Call, Port, PriorityQueue, Stopped, finished, is_final, without_our_frames
+from pmflow.executors.base import BEGAN, Call, Port, PriorityQueue, Stopped
+from pmflow.executors.values import FINAL, finished, is_final, without_our_frames
 from pmflow.results import Failure, Success
 
 MOST_ABANDONED = 64

@@ -1,0 +1,157 @@
+"""The worker's own program, started by its path: ``python worker_main.py DESCRIPTOR``.
+
+It imports nothing of pmflow and nothing of the user's until a call needs it, and never the program's ``__main__``. It
+reads a chain, runs it link by link, and writes a reply per link as soon as there is one. A second thread does nothing
+but wait for the program to be gone, and then ends the worker with everything in its process group.
+"""
+
+from __future__ import annotations
+
+import _thread
+import importlib.util
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import types
+from time import perf_counter
+from typing import Any
+
+TRACEBACK_LIMIT = 50_000
+FUNCTIONS_KEPT = 1_000
+
+
+def _load(alias: str, file: str) -> Any:
+    """Import a file beside this one, without its package."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), file)
+    spec = importlib.util.spec_from_file_location(alias, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[alias] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+wire = _load("_pmflow_wire", "wire.py")
+values = _load("_pmflow_values", "values.py")
+
+
+class Unsendable(Exception):
+    """A value that cannot be pickled."""
+
+
+def main(descriptor: int) -> None:
+    """Serve the program until it is gone."""
+    os.set_inheritable(descriptor, False)
+    connection = socket.socket(fileno=descriptor)
+    _thread.start_new_thread(_end_with_the_program, (descriptor,))
+    # What cloudpickle defines as part of `__main__` is the program's; nothing of this file may be mistaken for it.
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    sys._pmflow_worker = True  # type: ignore[attr-defined]
+    frames = wire.Frames()
+    functions: dict[bytes, Any] = {}
+    while data := connection.recv(1 << 20):
+        for body in frames.feed(data):
+            message = pickle.loads(body)
+            if isinstance(message, tuple):
+                sys.path[:] = wire.Setup(*message).path
+                connection.sendall(wire.frame(wire.Reply(wire.READY)))
+            else:
+                _run_chain([wire.Link(*link) for link in message], functions, connection)
+
+
+def _end_with_the_program(descriptor: int) -> None:
+    poll = select.poll()
+    poll.register(descriptor, 0)  # only the end of the connection
+    poll.poll()
+    os.killpg(0, signal.SIGKILL)
+
+
+def _run_chain(links: list[Any], functions: dict[bytes, Any], connection: socket.socket) -> None:
+    value: Any = None
+    for link in links:
+        reply, value = _run_link(link, value, functions)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (AttributeError, OSError, ValueError):
+                continue  # closed, or replaced by something that cannot
+        connection.sendall(wire.frame(reply))
+        if reply.kind != wire.VALUE:
+            return
+
+
+def _run_link(link: Any, value: Any, functions: dict[bytes, Any]) -> tuple[Any, Any]:
+    started = perf_counter()
+    try:
+        try:
+            function = _function(link, functions)
+        except wire.NotHereError as error:
+            return wire.Reply(wire.UNKNOWN, link.number, text=str(error)), None
+        args, kwargs = pickle.loads(link.arguments)
+    except wire.NotHereError as error:
+        return wire.Reply(wire.UNKNOWN, link.number, text=str(error)), None
+    except BaseException as error:
+        return _error(link, wire.UNREADABLE, error, started, perf_counter()), None
+    started = perf_counter()
+    try:
+        if isinstance(link.feed, str):
+            kwargs = {**kwargs, link.feed: value}
+        elif link.feed is not None:
+            args = (*args[: link.feed], value, *args[link.feed :])
+        value = values.finished(function(*args, **kwargs))
+    except BaseException as error:
+        return _error(link, wire.ERROR, error, started, perf_counter()), None
+    ended = perf_counter()
+    try:
+        payload = wire.dumps_quickly(value)
+    except BaseException as error:
+        text = f"{_kind(value)}\n{type(error).__name__}: {error}"
+        return wire.Reply(wire.UNSENDABLE, link.number, b"", started, ended, text), None
+    return wire.Reply(wire.VALUE, link.number, payload, started, ended), value
+
+
+def _kind(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _function(link: Any, functions: dict[bytes, Any]) -> Any:
+    if link.function is not None:
+        if len(functions) >= FUNCTIONS_KEPT:
+            functions.clear()  # the program forgets in the same moment what it has sent
+        functions[link.token] = pickle.loads(link.function)
+    return functions[link.token]
+
+
+def _error(link: Any, kind: int, error: BaseException, started: float, ended: float) -> Any:
+    """Return an exception as a reply: itself if it survives the journey, and its traceback as text."""
+    import traceback
+
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename in (__file__, values.__file__):
+        frame = frame.tb_next
+    error = error.with_traceback(frame)
+    text = "".join(traceback.format_exception(type(error), error, frame))
+    if len(text) > TRACEBACK_LIMIT:
+        half = TRACEBACK_LIMIT // 2
+        text = f"{text[:half]}\n... {len(text) - TRACEBACK_LIMIT} characters left out ...\n{text[-half:]}"
+    for travel in (lambda: error, lambda: wire.Parts(type(error), error.args, error.__dict__)):
+        try:
+            payload = wire.dumps_quickly(travel())
+            wire.put_together(pickle.loads(payload))
+            break
+        except BaseException:
+            continue
+    else:
+        payload = pickle.dumps((type(error).__name__, str(error), getattr(error, "__notes__", [])), 5)
+    return wire.Reply(kind, link.number, payload, started, ended, text)
+
+
+if __name__ == "__main__":
+    try:
+        main(int(sys.argv[1]))
+    except (ConnectionError, KeyboardInterrupt):
+        os._exit(0)

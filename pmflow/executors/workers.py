@@ -1,0 +1,632 @@
+"""Worker processes: started by a command of ours, fed through socket pairs, killed when they are to stop.
+
+One daemon thread, the *owner*, has all the workers and all their channels; runs talk to it through a queue of commands
+and one wake-up a burst, so no run can block another. A worker has one chain in flight. It is started when there is work
+for it, stays warm between runs, and a call is only sent to a worker that has said that it is ready, so starting one is
+charged to nobody.
+
+    idle --(chain sent)--> busy --(last reply)--> idle
+                             |
+                             +--(stop, death)--> killed with its process group, and replaced when there is work
+
+A worker that dies costs the link it was running. First its replies are read, for what it has written before its death
+counts; then the link whose turn it was is charged, and no other.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pickle
+import selectors
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from pmflow.errors import ConfigurationError, ProcessError, TransferError, WorkerCrashedError
+from pmflow.executors import wire
+from pmflow.executors.base import BEGAN, Call, Port, PriorityQueue, Stopped
+from pmflow.executors.platform import describe_exit, interpreter_flags, kill_group
+from pmflow.results import Failure, Success
+
+MAIN = str(Path(__file__).with_name("worker_main.py"))
+
+FUNCTIONS_KEPT = 1_000
+"""As many as the worker keeps (`worker_main`)."""
+
+MOST_FALSE_STARTS = 3
+"""Workers that died before they were ready, in a row, until it is given up."""
+
+
+class RemoteTracebackError(Exception):
+    """The traceback of an exception as it was in the worker; the cause of the exception that arrives here."""
+
+    def __str__(self) -> str:
+        return f"\n\n{self.args[0]}"
+
+
+class WorkerPool:
+    """An executor. Its workers are started when there is work, and stay.
+
+    Args:
+        size: how many workers there are at most.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._set_up()
+        atexit.register(self.close)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _set_up(self) -> None:
+        self._lock = threading.Lock()
+        self._commands: deque[Callable[[], None]] = deque()
+        self._armed = False
+        self._thread: threading.Thread | None = None
+        self._workers: set[_Worker] = set()
+        self._idle: list[_Worker] = []
+        self._turns: deque[WorkerSession] = deque()
+        self._false_starts = 0
+        self._numbers = 0
+        self._closed = False
+
+    def _forget(self) -> None:
+        """Let go of everything, in a forked child: the workers are the parent's."""
+        workers = self._workers
+        thread = self._thread
+        self._set_up()
+        for worker in workers:
+            worker.connection.close()
+            worker.process.returncode = 0  # not this program's to wait for
+        if thread is not None:
+            self._selector.close()
+            self._ear.close()
+            self._mouth.close()
+
+    def open(self, port: Port, slots: int | None = None) -> WorkerSession:
+        """Begin a run."""
+        return WorkerSession(self, port, min(slots or self.size, self.size))
+
+    def close(self) -> None:
+        """End all workers, with everything in their process groups."""
+        self._closed = True
+        for worker in list(self._workers):
+            kill_group(worker.process.pid)
+            worker.process.wait()
+
+    def command(self, function: Callable[[], None]) -> None:
+        """Have the owner call a function."""
+        self._commands.append(function)
+        if self._armed:
+            return
+        with self._lock:
+            if self._thread is None:
+                self._start()
+            if not self._armed:
+                self._armed = True
+                self._mouth.send(b"!")
+
+    def _start(self) -> None:
+        if sys.platform == "win32":
+            raise ConfigurationError("type='process' needs a system with Unix sockets; use type='thread' on Windows")
+        self._selector = selectors.DefaultSelector()
+        self._ear, self._mouth = socket.socketpair()
+        self._ear.setblocking(False)
+        self._selector.register(self._ear, selectors.EVENT_READ, None)
+        self._thread = threading.Thread(target=self._own, name="pmflow-workers", daemon=True)
+        self._thread.start()
+
+    # The owner thread
+
+    def _own(self) -> None:
+        while not self._closed:
+            for key, events in self._selector.select():
+                worker: _Worker | None = key.data
+                if worker is None:
+                    self._armed = False
+                    self._ear.recv(4096)
+                elif worker in self._workers:
+                    if events & selectors.EVENT_WRITE:
+                        worker.flush()
+                    if events & selectors.EVENT_READ:
+                        self._read(worker)
+            while self._commands:
+                self._commands.popleft()()
+            self._hand_out()
+
+    def enqueue(self, session: WorkerSession, chains: Sequence[Call]) -> None:
+        """Queue the chains of a run."""
+        if not session.queue and chains:
+            self._turns.append(session)
+        session.queue.push(chains)
+
+    def stop(self, session: WorkerSession, call: Call) -> None:
+        """Take a call out of the queue, or kill the worker that runs it."""
+        worker: _Worker | None = call.handle
+        if worker is None:
+            if call.stopped:
+                return
+            call.stopped = True
+            session.queue.remove(call)
+            if not session.queue:
+                self._turns.remove(session)
+            session.port.deliver(call, Stopped(perf_counter(), ended=True))
+            return
+        self._read(worker)  # what has arrived counts
+        if worker.links and worker.links[0] is call:
+            call.stopped = True
+            self._end(worker)
+            session.port.deliver(call, Stopped(perf_counter(), ended=True))
+
+    def _hand_out(self) -> None:
+        """Give chains to workers, from the runs in turn."""
+        turns = self._turns
+        wanted = 0
+        for _ in range(len(turns)):
+            session = turns[0]
+            turns.rotate(-1)
+            while session.queue and session.running < session.slots:
+                if not self._idle:
+                    wanted += min(len(session.queue), session.slots - session.running)
+                    break
+                self._assign(self._idle.pop(), session, session.queue.pop())
+        for session in [each for each in turns if not each.queue]:
+            turns.remove(session)
+        starting = sum(not worker.ready for worker in self._workers)
+        for _ in range(min(wanted - starting, self.size - len(self._workers))):
+            self._start_worker()
+
+    def _assign(self, worker: _Worker, session: WorkerSession, call: Call) -> None:
+        links = []
+        link: Call | None = call
+        while link is not None:
+            try:
+                links.append(self._encoded(worker, session, link))
+            except TransferError as error:
+                worker.unsent = (link, error)
+                break
+            worker.links.append(link)
+            link.handle = worker
+            link = link.then
+        if not links:
+            link, error = worker.unsent  # type: ignore[misc]
+            worker.unsent = None
+            self._idle.append(worker)
+            now = perf_counter()
+            session.port.deliver(link, Failure(error, now, now))
+            return
+        session.running += 1
+        worker.session = session
+        if worker.path != sys.path:
+            worker.path = list(sys.path)
+            worker.send(wire.frame(wire.Setup(search_path())))
+        worker.begin()
+        worker.send(wire.frame(links))
+
+    def _encoded(self, worker: _Worker, session: WorkerSession, call: Call) -> wire.Link:
+        token, payload = session.function(call)
+        sent = None
+        if token not in worker.known:
+            if len(worker.known) >= FUNCTIONS_KEPT:
+                worker.known.clear()
+            worker.known.add(token)
+            sent = payload
+        self._numbers += 1
+        worker.numbers.append(self._numbers)
+        arguments = session.arguments(call)
+        return wire.Link(self._numbers, token, sent, arguments, call.feed)
+
+    # What workers say
+
+    def _read(self, worker: _Worker) -> None:
+        while True:
+            try:
+                data = worker.connection.recv(1 << 20)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._bury(worker)
+                return
+            for body in worker.frames.feed(data):
+                self._take(worker, wire.Reply(*pickle.loads(body)))  # noqa: S301 - from our own worker
+
+    def _take(self, worker: _Worker, reply: wire.Reply) -> None:
+        if reply.kind == wire.READY:
+            if not worker.ready:
+                worker.ready = True
+                self._false_starts = 0
+                self._idle.append(worker)
+            return
+        session, call = worker.session, worker.links.popleft()
+        assert session is not None
+        worker.numbers.popleft()
+        if reply.kind == wire.UNKNOWN:
+            self._again_by_value(worker, session, call, reply)
+            return
+        outcome = _outcome(call, reply, worker)
+        if worker.dropping:
+            pass
+        elif isinstance(outcome, Failure):
+            session.port.deliver(call, outcome)
+            worker.dropping = bool(worker.links) and reply.kind == wire.VALUE  # it cannot be opened here: the worker goes on
+        else:
+            if worker.links:
+                worker.begin(deliver=False)
+            session.port.deliver(call, outcome)
+            if worker.links and worker.links[0].observed:
+                session.port.deliver(worker.links[0], BEGAN)
+        if not worker.links or (isinstance(outcome, Failure) and not worker.dropping):
+            self._free(worker)
+
+    def _free(self, worker: _Worker) -> None:
+        """Note that a worker's chain has ended."""
+        session, unsent = worker.session, worker.unsent
+        assert session is not None
+        worker.clear()
+        session.running -= 1
+        self._idle.append(worker)
+        if unsent is not None and not unsent[0].stopped:
+            now = perf_counter()
+            session.port.deliver(unsent[0], Failure(unsent[1], now, now))
+
+    def _again_by_value(self, worker: _Worker, session: WorkerSession, call: Call, reply: wire.Reply) -> None:
+        """Send a chain again from a link on whose function the worker does not have, or has with other code."""
+        links = [call, *worker.links]
+        worker.known.clear()
+        before = worker.value
+        self._free_silently(worker, session)
+        if session.is_by_value(call):
+            now = perf_counter()
+            error = TransferError(f"'{call.label}' cannot run in a worker: {reply.text}", process_id=call.label)
+            session.port.deliver(call, Failure(error, now, now))
+            return
+        session.send_by_value(call)
+        if call.feed is not None:
+            call.args, call.kwargs = call.arguments(before)
+            call.feed = None
+        for link in links:
+            link.handle = None
+        call.started = 0.0
+        self.enqueue(session, [call])
+
+    def _free_silently(self, worker: _Worker, session: WorkerSession) -> None:
+        worker.clear()
+        session.running -= 1
+        self._idle.append(worker)
+
+    # Lives and deaths
+
+    def _start_worker(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            descriptor = _above_standard(theirs)
+            try:
+                process = subprocess.Popen(  # noqa: S603 - our own interpreter, our own file
+                    [sys.executable, *interpreter_flags(), MAIN, str(descriptor)],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[descriptor],
+                    start_new_session=True,
+                )
+            finally:
+                if descriptor != theirs.fileno():
+                    os.close(descriptor)
+        ours.setblocking(False)
+        worker = _Worker(process, ours, self._selector)
+        self._workers.add(worker)
+        worker.path = list(sys.path)
+        worker.send(wire.frame(wire.Setup(search_path())))
+
+    def _end(self, worker: _Worker) -> None:
+        """Kill a worker with its process group, and forget it."""
+        kill_group(worker.process.pid)
+        worker.process.wait()
+        worker.close()
+        self._workers.discard(worker)
+        if worker in self._idle:
+            self._idle.remove(worker)
+        if worker.session is not None:
+            worker.session.running -= 1
+
+    def _bury(self, worker: _Worker) -> None:
+        """Charge the link that a worker was running when it died."""
+        if worker not in self._workers:
+            return
+        try:
+            code = worker.process.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:  # it has closed its end of the connection, and lives
+            code = -9
+        session, links, unready = worker.session, list(worker.links), not worker.ready
+        self._end(worker)
+        if unready:
+            self._false_starts += 1
+            if self._false_starts >= MOST_FALSE_STARTS:
+                self._give_up(code)
+        elif session is not None and links and not worker.dropping:
+            session.port.deliver(links[0], Failure(_crashed(links[0], code), links[0].started, perf_counter(), worker=worker.name))
+
+    def _give_up(self, code: int) -> None:
+        self._false_starts = 0
+        now = perf_counter()
+        command = " ".join([sys.executable, *interpreter_flags(), MAIN])
+        for session in self._turns:
+            while session.queue:
+                call = session.queue.pop()
+                error = WorkerCrashedError(
+                    f"'{call.label}' was not started: {MOST_FALSE_STARTS} workers in a row ended at once ({_how(code)}); "
+                    f"see what this command says: {command}",
+                    process_id=call.label,
+                )
+                session.port.deliver(call, Failure(error, now, now))
+        self._turns.clear()
+
+
+class WorkerSession:
+    """One run's use of the pool."""
+
+    queues = True
+    window = 2_000
+
+    def __init__(self, pool: WorkerPool, port: Port, slots: int) -> None:
+        self.queue = PriorityQueue()
+        self.running = 0
+        self.slots = slots
+        self.port = port
+        self._pool = pool
+        self._functions: dict[int, tuple[Any, bytes, bytes, bool]] = {}
+
+    def submit(self, chains: Sequence[Call]) -> None:
+        """Queue chains."""
+        self._pool.command(lambda: self._pool.enqueue(self, chains))
+
+    def stop(self, call: Call) -> None:
+        """Take a call out of the queue, or kill the worker that runs it."""
+        self._pool.command(lambda: self._pool.stop(self, call))
+
+    def close(self) -> None:
+        """Forget the run's functions."""
+        self._functions.clear()
+
+    # For the owner
+
+    def function(self, call: Call) -> tuple[bytes, bytes]:
+        """Return the token and the pickle of a call's function; made once per run, for a closure may change between runs.
+
+        Raises:
+            TransferError: it cannot be pickled.
+        """
+        known = self._functions.get(id(call.function))
+        if known is None:
+            known = self._pickled(call, by_value=False)
+        return known[1], known[2]
+
+    def is_by_value(self, call: Call) -> bool:
+        """Whether a call's function goes by value as a whole."""
+        known = self._functions.get(id(call.function))
+        return known is not None and known[3]
+
+    def send_by_value(self, call: Call) -> None:
+        """Send a call's function by value from now on."""
+        self._pickled(call, by_value=True)
+
+    def _pickled(self, call: Call, *, by_value: bool) -> tuple[Any, bytes, bytes, bool]:
+        function = call.function
+        try:
+            payload = wire.dumps(function, value_of=_module_of(function) if by_value else None)
+        except Exception as error:
+            raise TransferError(
+                f"'{call.label}' cannot go to a worker process: {type(error).__name__}: {error}; "
+                f"keep what cannot be pickled out of what its function remembers, or use type='thread'",
+                process_id=call.label,
+                type_name=type(function).__name__,
+            ) from error
+        token = blake2b(payload, digest_size=16).digest()
+        known = self._functions[id(function)] = (function, token, payload, by_value)
+        return known
+
+    def arguments(self, call: Call) -> bytes:
+        """Return the pickle of a call's arguments.
+
+        Raises:
+            TransferError: one of them cannot be pickled.
+        """
+        try:
+            return wire.dumps_quickly((tuple(call.args), dict(call.kwargs)))
+        except Exception as error:
+            name, value = _culprit(call)
+            raise TransferError(
+                f"'{call.label}' cannot receive {name!r} in a worker process: {_type_name(value)} cannot be pickled "
+                f"({type(error).__name__}: {error}); pass what it takes to make one, or use type='thread'",
+                process_id=call.label,
+                parameter=name,
+                type_name=_type_name(value),
+            ) from error
+
+
+class _Worker:
+    """A worker process, as its owner sees it.
+
+    ``links`` are those of its chain that it has not replied to, the first the one it runs; ``unsent`` the one after
+    them, which could not be pickled; ``dropping`` says that what it replies is no longer wanted.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], connection: socket.socket, selector: selectors.BaseSelector) -> None:
+        self.process = process
+        self.connection = connection
+        self.name = str(process.pid)
+        self.ready = False
+        self.frames = wire.Frames()
+        self.known: set[bytes] = set()
+        self.path: list[str] = []
+        self.links: deque[Call] = deque()
+        self.numbers: deque[int] = deque()
+        self.unsent: tuple[Call, TransferError] | None = None
+        self.session: WorkerSession | None = None
+        self.dropping = False
+        self.value: Any = None
+        self._selector = selector
+        self._waiting: deque[memoryview] = deque()
+        selector.register(connection, selectors.EVENT_READ, self)
+
+    def begin(self, *, deliver: bool = True) -> None:
+        """Note that the first of its links begins."""
+        call = self.links[0]
+        call.started = perf_counter()
+        if deliver and call.observed and self.session is not None:
+            self.session.port.deliver(call, BEGAN)
+
+    def clear(self) -> None:
+        """Forget the chain."""
+        self.links.clear()
+        self.numbers.clear()
+        self.unsent = self.session = self.value = None
+        self.dropping = False
+
+    def send(self, data: bytes) -> None:
+        """Send bytes, now or when the worker takes them."""
+        waits = bool(self._waiting)
+        self._waiting.append(memoryview(data))
+        if not waits:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits, as far as it goes."""
+        waiting = self._waiting
+        try:
+            while waiting:
+                sent = self.connection.send(waiting[0])
+                if sent < len(waiting[0]):
+                    waiting[0] = waiting[0][sent:]
+                else:
+                    waiting.popleft()
+        except BlockingIOError:
+            pass
+        except OSError:
+            waiting.clear()  # it is dead: reading says so too
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if waiting else 0)
+        self._selector.modify(self.connection, events, self)
+
+    def close(self) -> None:
+        """Let go of its channel."""
+        self._selector.unregister(self.connection)
+        self.connection.close()
+
+
+def search_path() -> list[str]:
+    """Return where the program looks for modules; ``""`` is its working directory now."""
+    return [path or os.getcwd() for path in sys.path]
+
+
+def _above_standard(theirs: socket.socket) -> int:
+    """Return a descriptor of the socket that is none of the standard three, which are the user's."""
+    if theirs.fileno() > 2:  # noqa: PLR2004 - stderr
+        return theirs.fileno()
+    import fcntl
+
+    return fcntl.fcntl(theirs.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def _outcome(call: Call, reply: wire.Reply, worker: _Worker) -> Success | Failure:
+    """Return a reply as an outcome."""
+    if reply.kind == wire.VALUE:
+        try:
+            value = worker.value = pickle.loads(reply.payload)  # noqa: S301 - from our own worker
+        except Exception as error:  # noqa: BLE001 - the user's class may raise anything
+            failed: ProcessError = TransferError(
+                f"what '{call.label}' returned cannot be unpickled here: {type(error).__name__}: {error}",
+                process_id=call.label,
+            )
+            failed.__cause__ = error
+            return Failure(failed, reply.started, reply.ended, worker=worker.name)
+        return Success(value, reply.started, reply.ended, 1, worker.name)
+    if reply.kind == wire.UNSENDABLE:
+        kind, _, reason = reply.text.partition("\n")
+        failed = TransferError(
+            f"what '{call.label}' returned cannot leave its worker process: {kind} cannot be pickled ({reason}); "
+            f"return plain data, or use type='thread'",
+            process_id=call.label,
+            type_name=kind,
+        )
+        return Failure(failed, reply.started, reply.ended, worker=worker.name)
+    exception = _exception(call, reply)
+    if reply.kind == wire.UNREADABLE:
+        failed = TransferError(
+            f"the function or the arguments of '{call.label}' cannot be unpickled in a worker process: "
+            f"{type(exception).__name__}: {exception}",
+            process_id=call.label,
+        )
+        failed.__cause__ = exception
+        exception = failed
+    return Failure(exception, reply.started, reply.ended, traceback=reply.text, worker=worker.name)
+
+
+def _exception(call: Call, reply: wire.Reply) -> BaseException:
+    """Return the exception itself, or one that tells of it where it did not survive the journey."""
+    try:
+        found = wire.put_together(pickle.loads(reply.payload))  # noqa: S301 - from our own worker
+    except Exception as error:  # noqa: BLE001 - it was fine in the worker
+        found = ("Exception", f"{reply.text.strip().rpartition(chr(10))[2]} (here: {type(error).__name__}: {error})", [])
+    if not isinstance(found, BaseException):
+        name, message, notes = found
+        found = ProcessError(f"{name}: {message}", process_id=call.label, type_name=name)
+        if notes:
+            found.__notes__ = list(notes)
+    if found.__cause__ is None:
+        found.__cause__ = RemoteTracebackError(reply.text)
+    return found
+
+
+def _crashed(call: Call, code: int) -> WorkerCrashedError:
+    exit_code, signal_name = describe_exit(code)
+    elapsed = perf_counter() - call.started
+    hint = {
+        "SIGKILL": "somebody killed it, often the system for want of memory",
+        "SIGSEGV": "C code touched memory that is not its own",
+        "SIGABRT": "C code gave up",
+    }.get(signal_name or "", "os._exit, or C code, ended it")
+    return WorkerCrashedError(
+        f"the worker that ran '{call.label}' died after {elapsed:.3g} s: {_how(code)} ({hint}); "
+        f"only this call is lost, and it may be tried again",
+        process_id=call.label,
+        exit_code=exit_code,
+        signal=signal_name,
+        elapsed=elapsed,
+    )
+
+
+def _how(code: int) -> str:
+    exit_code, signal_name = describe_exit(code)
+    return signal_name or f"exit code {exit_code}"
+
+
+def _culprit(call: Call) -> tuple[str, Any]:
+    """Return the first argument that cannot be pickled, and its name."""
+    named = {**{f"argument {place}": value for place, value in enumerate(call.args)}, **call.kwargs}
+    for name, value in named.items():
+        try:
+            wire.dumps_quickly(value)
+        except Exception:  # noqa: BLE001 - found
+            return name, value
+    return "its arguments", call.args
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _module_of(function: Any) -> Any:
+    """Return the module of a function, of what a partial calls, or of the class of an object."""
+    function = getattr(function, "func", function)
+    function = getattr(function, "__func__", function)
+    name = getattr(function, "__module__", None) or type(function).__module__
+    return sys.modules.get(name)
