@@ -139,20 +139,26 @@ class Cancelled:
 class Mapped:
     """All elements of a mapped process have ended."""
 
-    __slots__ = ("ended", "started", "state", "value")
+    __slots__ = ("_elements", "ended", "started", "state")
 
     def __init__(self, elements: list[Outcome], now: float) -> None:
+        self._elements = elements
         self.started = min((each.started for each in elements if _ran(each)), default=now)  # type: ignore[union-attr]
         self.ended = now
-        self.value: Any = [each.value for each in elements if type(each) is Success]
-        if any(type(each) is Cancelled for each in elements):
-            self.state = ProcessState.CANCELLED
-        elif any(type(each) is Failure and each.required for each in elements):
+        if any(type(each) is Failure and each.required for each in elements):
             self.state = ProcessState.FAILED
         elif any(type(each) is Skipped and each.failed for each in elements):
             self.state = ProcessState.SKIPPED
+        elif any(type(each) is Cancelled for each in elements):
+            self.state = ProcessState.CANCELLED
         else:
             self.state = ProcessState.COMPLETED
+
+    @property
+    def value(self) -> Any:
+        """The values of the elements that have one; RELEASED if any of them is."""
+        values = [each.value for each in self._elements if type(each) is Success]
+        return RELEASED if any(value is RELEASED for value in values) else values
 
 
 Outcome = Success | Failure | Skipped | Cancelled | Mapped
@@ -511,7 +517,8 @@ class Run(Mapping[str, ProcessResult[Any]], Generic[T]):
         base, _, digits = name.rpartition("_")
         elements = self._elements.get(base)
         if elements is not None and digits.isdecimal() and int(digits) < len(elements):
-            return base, elements[int(digits)]
+            if str(int(digits)) == digits:
+                return base, elements[int(digits)]
         raise KeyError(f"no process {name!r} in this run{did_you_mean(nearest(name, self._outcomes))}")
 
     def __iter__(self) -> Iterator[str]:

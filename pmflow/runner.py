@@ -19,7 +19,7 @@ from attrs import evolve, frozen
 from pmflow.base import BaseProcess, install_launcher
 from pmflow.config import check_timeout, id_text
 from pmflow.decorator import FunctionProcess
-from pmflow.engine.plan import INLINE, TASK, TASK_ELEMENT, THREAD, WORKER, Plan
+from pmflow.engine.plan import INLINE, LANES, STAGE, TASK, THREAD, WORKER, Plan
 from pmflow.engine.loops import Loop, NoLoop, current_loop, drive
 from pmflow.engine.scheduler import Scheduler
 from pmflow.errors import (
@@ -378,7 +378,7 @@ def _run(request: _Request) -> Run[Any]:
     return execution.concluded()
 
 
-_WITHOUT_LOOP = (INLINE, THREAD, WORKER)
+_WITHOUT_LOOP = [lane + stage for lane in (INLINE, THREAD, WORKER) for stage in ("", STAGE)]
 
 
 async def _arun(request: _Request) -> Run[Any]:
@@ -451,21 +451,25 @@ class _Execution:
     def _open_sessions(self, scheduler: Scheduler) -> dict[str, Session]:
         request = self.request
         lanes = {node.lane for node in request.plan.nodes.values()}
-        sessions: dict[str, Session] = {}
         from pmflow.executors.inline import A_PASS, Inline, Tasks
 
-        loop: Any = scheduler.loop
-        if TASK in lanes:
-            sessions[TASK] = Tasks(loop).open(scheduler)
-        if TASK_ELEMENT in lanes:
-            sessions[TASK_ELEMENT] = Tasks(loop).open(scheduler, A_PASS)
-        if INLINE in lanes:
-            sessions[INLINE] = Inline(loop).open(scheduler)
-        if THREAD in lanes:
-            sessions[THREAD] = thread_pool().open(scheduler, request.max_threads)
-        if WORKER in lanes:
-            sessions[WORKER] = worker_pool().open(scheduler, request.max_processes)
-        return sessions
+        tasks, inline = Tasks(scheduler.loop), Inline(scheduler.loop)
+        opened: dict[str, Session] = {}
+        for lane in LANES:
+            if lane not in lanes:
+                continue
+            strategy = lane.partition(" ")[0]
+            if strategy in opened and strategy != TASK:  # a stage of a pipeline shares the slots of its strategy
+                opened[lane] = opened[strategy]
+            elif strategy == TASK:
+                opened[lane] = tasks.open(scheduler, A_PASS if lane != TASK else None)
+            elif strategy == INLINE:
+                opened[lane] = inline.open(scheduler)
+            elif strategy == THREAD:
+                opened[lane] = thread_pool().open(scheduler, request.max_threads)
+            else:
+                opened[lane] = worker_pool().open(scheduler, request.max_processes)
+        return opened
 
     def run_in_thread(self) -> None:
         """Run in an event loop of its own, in a thread of its own; wait for it."""

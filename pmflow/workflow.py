@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Sequence
 from types import MappingProxyType
@@ -187,6 +186,8 @@ class Workflow:
 
     def to_json(self) -> str:
         """Return the graph and, once it was executed, the results, as JSON: what happened, without the data."""
+        import json
+
         nodes = {
             name: {
                 "strategy": node.process.strategy.value,

@@ -23,10 +23,15 @@ from pmflow.graph import AFTER, DEFAULT, EACH, RESULT, RESULT_LIST, RESULTS, VAL
 
 __all__ = ["Plan"]
 
-# Lanes: where a unit is taken from. The strategy, but on the loop in two: what awaits and what does not, and the
-# elements of maps apart, of which only so many are begun at once.
-TASK, INLINE, THREAD, WORKER, TASK_ELEMENT = "task", "inline", "thread", "worker", "task element"
-LANES = (TASK, TASK_ELEMENT, THREAD, WORKER, INLINE)
+# Lanes: where a unit is taken from, and so what is bounded together. The strategy, but on the loop in two: what awaits
+# and what does not. Elements of maps in lanes of their own where fewer of them are to be begun at once: on the loop
+# because what they await is seldom there a million times, in a pipeline of maps because its later stages go first.
+TASK, INLINE, THREAD, WORKER = "task", "inline", "thread", "worker"
+ELEMENT, STAGE = " element", " stage"
+LANES = (TASK, TASK + ELEMENT, THREAD, THREAD + STAGE, WORKER, WORKER + STAGE, INLINE, INLINE + STAGE)
+
+SOME = 64
+"""Elements of a pipeline that are begun at once; as many values are alive, and as many are handed over in a burst."""
 
 LONGEST_CHAIN = 1_000
 """Links that are handed to an executor at once, so that a chain of a million holds a thousand calls."""
@@ -92,11 +97,8 @@ class Node:
 
 
 _STRATEGIES = {
-    TASK: ProcessType.ASYNC,
-    TASK_ELEMENT: ProcessType.ASYNC,
-    INLINE: ProcessType.ASYNC,
-    THREAD: ProcessType.THREAD,
-    WORKER: ProcessType.PROCESS,
+    lane: ProcessType.THREAD if THREAD in lane else ProcessType.PROCESS if WORKER in lane else ProcessType.ASYNC
+    for lane in LANES
 }
 
 
@@ -127,11 +129,18 @@ class Plan:
         self.given = given
         self.keep_all = keep_all
         self.aligned = {
-            name: tuple(source for _, source, kind in node.edges if kind >= EACH and nodes[source].mapped and source not in given)
+            name: tuple(
+                dict.fromkeys(
+                    source
+                    for _, source, kind in node.edges
+                    if kind >= EACH and nodes[source].mapped and source not in given
+                )
+            )
             for name, node in nodes.items()
             if node.mapped
         }
         _contract(self)
+        _separate(self)
         _prioritise(self)
 
     @classmethod
@@ -312,8 +321,6 @@ class _Planner:
         settings = node.settings
         node.required = settings.required and self.graph.required(name)
         node.mapped = settings.map_over is not None
-        if node.mapped and node.lane is TASK:
-            node.lane = TASK_ELEMENT
         if name in self.given:
             return node
         edges = self.graph.edges[name]
@@ -351,6 +358,8 @@ class _Planner:
         for edge in edges:
             parameter, source, kind = edge
             if source in self.inputs and source not in self.graph.processes:
+                if kind >= EACH:
+                    check_sequence(node.id, source, self.inputs[source])
                 given[parameter or source] = self.inputs[source]
             elif source in self.needed:
                 kept.append(edge)
@@ -379,6 +388,29 @@ class _Planner:
             process_id=node.id,
             parameter=parameter or source,
             suggestion=suggestion,
+        )
+
+
+def check_sequence(name: str, source: str, value: Any) -> None:
+    """Refuse what a map is not to go over.
+
+    Raises:
+        InputError: it is a string, bytes or a mapping, or nothing to go over.
+    """
+    kind = type(value).__name__
+    if isinstance(value, (str, bytes, bytearray, Mapping)):
+        remedy = f"list({source}.items())" if isinstance(value, Mapping) else f"[{source}]"
+        raise InputError(
+            f"'{name}' maps over {source!r}, which is a {kind}: its elements are seldom what is meant; "
+            f"give a list instead, such as {remedy}",
+            name=source,
+            process_id=name,
+        )
+    if not hasattr(value, "__iter__") and not hasattr(value, "__getitem__"):
+        raise InputError(
+            f"'{name}' maps over {source!r}, which is a {kind}: give a list, or another iterable",
+            name=source,
+            process_id=name,
         )
 
 
@@ -439,6 +471,18 @@ def _contract(plan: Plan) -> None:
             before.next = node
             node.unit = before.unit
             length[before.unit] = links + 1
+
+
+def _separate(plan: Plan) -> None:
+    """Put the elements of maps into lanes of their own."""
+    stages = {source for sources in plan.aligned.values() for source in sources}
+    stages |= {name for name, sources in plan.aligned.items() if sources}
+    for name in plan.aligned:
+        node = plan.nodes[name]
+        if node.lane is TASK:
+            node.lane = LANES[1]
+        elif name in stages:
+            node.lane = LANES[LANES.index(node.lane) + 1]
 
 
 def _prioritise(plan: Plan) -> None:

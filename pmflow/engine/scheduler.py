@@ -35,8 +35,8 @@ from typing import Any
 from pmflow.decorator import FunctionProcess
 from pmflow.engine.attempt import arguments, as_failure, bind, bind_element, feed, function_of, timed_out, unwrapped, why
 from pmflow.engine.loops import Loop
-from pmflow.engine.plan import INLINE, LANES, TASK, TASK_ELEMENT, Node, Plan
-from pmflow.errors import ProcessError
+from pmflow.engine.plan import ELEMENT, INLINE, LANES, SOME, STAGE, TASK, Node, Plan, check_sequence
+from pmflow.errors import InputError, ProcessError
 from pmflow.executors.base import Began, Call, Session, Stopped
 from pmflow.graph import EACH, RESULT, RESULT_LIST
 from pmflow.results import (
@@ -128,7 +128,8 @@ class Scheduler:
         self.loop = loop
         self._thread = get_ident()
         async with loop:
-            self._sessions = open_sessions(self)
+            self._sessions = sessions = open_sessions(self)
+            self._windows = {lane: min(session.window, SOME) if STAGE in lane else session.window for lane, session in sessions.items()}
             try:
                 if self._timeout is not None:
                     self._set_timer(self._timeout, self._run_timed_out, None)
@@ -142,7 +143,7 @@ class Scheduler:
                 raise
             finally:
                 self._closed = True
-                for session in dict.fromkeys(self._sessions.values()):
+                for session in sessions.values():
                     session.close()
 
     def deliver(self, call: Call, outcome: Any) -> None:
@@ -182,6 +183,7 @@ class Scheduler:
         if self.stopped_by is None:
             while self._hand_over():
                 continue
+        if self.stopped_by is None:
             return len(self.outcomes) < len(self.plan.nodes)
         if self._running:
             return True
@@ -191,11 +193,8 @@ class Scheduler:
     def _hand_over(self) -> bool:
         """Submit what is ready; True if there may be more at once."""
         self._more = False
-        for lane in LANES:
-            session = self._sessions.get(lane)
-            if session is None:
-                continue
-            room = min(session.window - self._held[lane], STARTS)
+        for lane, session in self._sessions.items():
+            room = min(self._windows[lane] - self._held[lane], STARTS)
             units = self._frontier.take_ready(lane, room) if room > 0 else ()
             for unit in units:
                 if type(unit) is tuple:
@@ -275,9 +274,11 @@ class Scheduler:
                         return
                     sequences[parameter] = sequence(node.id, source, outcome.value)  # type: ignore[union-attr]
             same_length(node, {name: len(each) for name, each in sequences.items()})
-        except ProcessError as error:
+        except Exception as error:  # noqa: BLE001 - an iterable may raise anything
             now = perf_counter()
-            self._ends.append((node, node.id, Failure(error, now, now)))
+            failure = Failure(error, now, now)
+            failure.required = node.required
+            self._ends.append((node, node.id, failure))
             return
         self._more = True
         self._shared[node.id] = shared
@@ -296,9 +297,9 @@ class Scheduler:
             values = bind_element(node, index, self._shared[name], self, 0.0)
         except IndexError:
             now = perf_counter()
-            lengths = {source: self._frontier.size(source) for source in self.plan.aligned[name]}
-            lengths |= {parameter: len(each) for parameter, each in self.sequences[name].items()}
-            self._ends.append((node, key, Failure(unequal(name, lengths), now, now)))
+            failure = Failure(unequal(name, self._lengths(name)), now, now)
+            failure.required = node.required
+            self._ends.append((node, key, failure))
             return
         if isinstance(values, Skipped):
             values.ended = perf_counter()
@@ -457,8 +458,7 @@ class Scheduler:
         for name in names:
             node = self.plan.nodes[name]
             mapped = Mapped(self.elements[name], perf_counter())
-            lengths = {source: self._frontier.size(source) for source in self.plan.aligned[name]}
-            lengths |= {parameter: len(each) for parameter, each in self.sequences[name].items()}
+            lengths = self._lengths(name)
             self.sequences[name] = {}
             self._shared[name] = {}
             if len(set(lengths.values())) > 1:
@@ -470,6 +470,11 @@ class Scheduler:
                 mapped.state = ProcessState.COMPLETED
             self._ends.append((node, name, mapped))
 
+    def _lengths(self, name: str) -> dict[str, int]:
+        """Return the lengths of what a map goes over, by source or parameter."""
+        lengths = {source: self._frontier.size(source) for source in self.plan.aligned[name]}
+        return lengths | {parameter: len(each) for parameter, each in self.sequences[name].items()}
+
     # What is kept
 
     def _release(self, node: Node) -> None:
@@ -480,7 +485,7 @@ class Scheduler:
             uses[source] -= 1
             if not uses[source] and source not in targets:
                 outcome = self.outcomes.get(source)
-                if isinstance(outcome, (Success, Mapped)):
+                if type(outcome) is Success:
                     outcome.value = RELEASED
                 for element in self.elements.get(source, ()):
                     if type(element) is Success:
@@ -493,8 +498,9 @@ class Scheduler:
             if source in self.plan.targets or any(source not in self.plan.aligned.get(name, ()) for name in consumers):
                 continue
             ends = [self.elements.get(name, ())[index : index + 1] for name in consumers]
-            if all(end and type(end[0]) is Success for end in ends):
-                self.elements[source][index].value = RELEASED
+            outcome = self.elements[source][index]
+            if type(outcome) is Success and all(end and type(end[0]) is Success for end in ends):
+                outcome.value = RELEASED
 
     # Stopping
 
@@ -544,13 +550,19 @@ class Scheduler:
     def _give_up_elements(self, node: Node, now: float) -> None:
         name = node.id
         elements = self.elements[name]
+        if not self._frontier.size(name):
+            sources = [(source, self.outcomes[source]) for source in self.plan.aligned[name]]
+            self.outcomes[name] = end = _given_up(sources, now)
+            if self._emit is not None:
+                self._tell_end(name, node, end)
+            return
         elements.extend([None] * (self._frontier.size(name) - len(elements)))
         for index, element in enumerate(elements):
             if element is None:
                 sources = [(f"{source}_{index}", self.elements[source][index]) for source in self.plan.aligned[name]]
-                elements[index] = end = _given_up(sources, now)
+                elements[index] = ended = _given_up(sources, now)
                 if self._emit is not None:
-                    self._tell_end(f"{name}_{index}", node, end)
+                    self._tell_end(f"{name}_{index}", node, ended)
         self.outcomes[name] = mapped = Mapped(elements, now)
         if self._emit is not None:
             self._tell_end(name, node, mapped)
@@ -642,7 +654,7 @@ class Scheduler:
         self._tell("process_ended", label, result.state, outcome.ended, result.attempts, result)
 
 
-_ON_LOOP = (TASK, TASK_ELEMENT, INLINE)
+_ON_LOOP = (TASK, TASK + ELEMENT, INLINE, INLINE + STAGE)
 _ANY_END = (RESULT, RESULT_LIST)
 
 
@@ -661,21 +673,11 @@ def sequence(name: str, source: str, value: Any) -> list[Any]:
     Raises:
         ProcessError: it is a string, bytes or a mapping, or nothing to go over.
     """
-    if isinstance(value, (str, bytes, bytearray, Mapping)):
-        kind = type(value).__name__
-        remedy = f"[{source}]" if not isinstance(value, Mapping) else f"list({source}.items())"
-        raise ProcessError(
-            f"'{name}' maps over {source!r}, which is a {kind}: its elements are seldom what is meant; "
-            f"return a list instead, such as {remedy}",
-            process_id=name,
-        )
     try:
-        return list(value)
-    except TypeError:
-        raise ProcessError(
-            f"'{name}' maps over {source!r}, which is {type(value).__name__}, not a list or another iterable",
-            process_id=name,
-        ) from None
+        check_sequence(name, source, value)
+    except InputError as error:
+        raise ProcessError(str(error), process_id=name) from None
+    return list(value)
 
 
 def same_length(node: Node, lengths: Mapping[str, int]) -> None:
