@@ -174,7 +174,6 @@ class Plan:
         type = None if type is None else process_type(type)
         graph, given = _overridden(graph, overrides or {})
         inputs = {str(name): value for name, value in (inputs or {}).items()}
-        _check_inputs(graph, inputs)
         if keep not in (None, "all", "targets"):
             raise ConfigurationError(f"keep must be 'all' or 'targets', not {keep!r}", setting="keep")
         chosen = graph.targets if targets is None else tuple(dict.fromkeys(id_texts(targets)))
@@ -184,6 +183,7 @@ class Plan:
         needed = set(graph.order) if targets is None else _ancestors(graph, chosen, given)
         planner = _Planner(graph, inputs, given, needed, type, explain)
         nodes = {name: planner.node(name) for name in graph.order if name in needed}
+        _check_inputs(graph, inputs)
         _connect(nodes)
         return cls(nodes, chosen, given, keep_all=(keep or ("all" if targets is None else "targets")) == "all")
 

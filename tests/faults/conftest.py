@@ -1,0 +1,18 @@
+"""The fault campaign needs Linux: it looks into /proc and adopts orphans."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "faults: one fault, injected into a program of its own")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if sys.platform != "linux":
+        for item in items:
+            if item.get_closest_marker("faults"):
+                item.add_marker(pytest.mark.skip(reason="needs /proc and PR_SET_CHILD_SUBREAPER"))
