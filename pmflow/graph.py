@@ -51,7 +51,7 @@ class Graph:
     ('words',)
     """
 
-    __slots__ = ("_edges", "_more", "_optional", "_order", "processes")
+    __slots__ = ("_edges", "_more", "_optional", "_order", "plans", "processes")
 
     processes: Mapping[str, BaseProcess[Any]]
 
@@ -77,6 +77,7 @@ class Graph:
         self, processes: dict[str, BaseProcess[Any]], more: Mapping[str, Sequence[str]], optional: frozenset[str]
     ) -> None:
         self.processes = MappingProxyType(processes)
+        self.plans: dict[Any, Any] = {}
         self._more = more
         self._optional = optional
         self._edges = {name: edges_of(process, more.get(name, ())) for name, process in processes.items()}

@@ -66,19 +66,34 @@ class Released:
 RELEASED = Released()
 
 
+FIRST = (1, None, True)
+
+
 class Success:
-    """The call returned ``value``."""
+    """The call returned ``value``; ``note``: how many attempts it took, the worker's name, and whether all have ended."""
 
-    __slots__ = ("attempts", "ended", "started", "stopped", "value", "worker")
+    __slots__ = ("ended", "note", "started", "value")
 
-    stopped: bool  # False, once an earlier attempt was given up that may still be running; else not set
-
-    def __init__(self, value: Any, started: float, ended: float, attempts: int = 1, worker: str | None = None) -> None:
+    def __init__(self, value: Any, started: float, ended: float, note: tuple[int, str | None, bool] = FIRST) -> None:
         self.value = value
         self.started = started
         self.ended = ended
-        self.attempts = attempts
-        self.worker = worker
+        self.note = note
+
+    @property
+    def attempts(self) -> int:
+        """How often it was started."""
+        return self.note[0]
+
+    @property
+    def worker(self) -> str | None:
+        """Who ran it."""
+        return self.note[1]
+
+    @property
+    def stopped(self) -> bool:
+        """False if an earlier attempt was given up and may still be running."""
+        return self.note[2]
 
 
 class Failure:
@@ -395,7 +410,7 @@ class _Lazy(ProcessResult[Any]):
         if derive is None:
             raise AttributeError(f"'ProcessResult' object has no attribute {name!r}")
         value = derive(*self._origin)
-        setattr(self, name, value)
+        object.__setattr__(self, name, value)  # attrs would validate it
         return value
 
     def __reduce__(self) -> Any:
@@ -405,7 +420,7 @@ class _Lazy(ProcessResult[Any]):
 def result_of(key: str, outcome: Outcome, strategy: ProcessType, clock: Clock) -> ProcessResult[Any]:
     """Return the result of an outcome."""
     result = _Lazy.__new__(_Lazy)
-    result._origin = (key, outcome, strategy, clock)
+    object.__setattr__(result, "_origin", (key, outcome, strategy, clock))
     return result
 
 
@@ -503,7 +518,7 @@ class Run(Mapping[str, ProcessResult[Any]], Generic[T]):
     def __getitem__(self, key: str | ProcessId) -> ProcessResult[Any]: ...
     def __getitem__(self, key: Any) -> ProcessResult[Any]:
         """Return the result of a process, or of one element (``"page_3"``)."""
-        name = id_text(key)
+        name = key if type(key) is str else id_text(key)
         result = self._results.get(name)
         if result is None:
             base, outcome = self._find(name)

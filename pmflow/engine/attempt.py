@@ -16,13 +16,14 @@ from pmflow.results import Failure, Mapped, Outcome, ProcessResult, ProcessState
 
 Arguments = tuple[Sequence[Any], Mapping[str, Any]]
 
-_NONE: Sequence[Any] = ()
-_EMPTY: Mapping[str, Any] = {}
+NONE: Sequence[Any] = ()
+EMPTY: Mapping[str, Any] = {}
 
 
 class Known(Protocol):
     """What has ended so far."""
 
+    bound: Mapping[str, Mapping[str, Any]]
     outcomes: dict[str, Outcome]
     elements: dict[str, list[Any]]
     sequences: dict[str, dict[str, list[Any]]]
@@ -40,7 +41,7 @@ def bind(node: Node, known: Known, now: float, *, skip: str | None = None) -> di
         now: the time, should it be skipped.
         skip: a source to leave out: the link before, whose value the executor passes on.
     """
-    values: dict[str, Any] = dict(node.given)
+    values: dict[str, Any] = dict(known.bound.get(node.id, EMPTY))
     refused: Skipped | None = None
     outcomes = known.outcomes
     for parameter, source, kind in node.edges:
@@ -136,11 +137,11 @@ def arguments(node: Node, values: dict[str, Any]) -> Arguments:
     if type(process) is FunctionProcess:
         positional = process._function.positional  # noqa: SLF001 - once per call
         if not positional:
-            return _NONE, values or _EMPTY
+            return NONE, values or EMPTY
         return _by_position(positional, values), values
     if "" in values:
-        return (values[""],), _EMPTY
-    return (values,), _EMPTY
+        return (values[""],), EMPTY
+    return (values,), EMPTY
 
 
 def _by_position(positional: Sequence[tuple[str, Any]], values: dict[str, Any]) -> list[Any]:

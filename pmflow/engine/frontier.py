@@ -15,7 +15,7 @@ has ended, `succeed` says so, and the caller ends the unit itself.
 
 Invariant: every unit is taken or dropped at most once, and once all that were taken have ended, all have been.
 
->>> frontier = Frontier.of({"a": (), "b": ("a",)})
+>>> frontier = Frontier.of({"a": (), "b": ("a",)}).begin()
 >>> frontier.take_ready()
 ['a']
 >>> frontier.succeed("a")
@@ -35,7 +35,7 @@ Name = str
 Unit = Any
 """A name, or ``(name, index)`` for an element."""
 
-Priority = tuple[int, int]
+Priority = int
 """Smaller goes first."""
 
 Place = tuple[str, Priority]
@@ -43,7 +43,7 @@ Place = tuple[str, Priority]
 
 
 def _anywhere(_name: Name) -> Place:
-    return "", (0, 0)
+    return "", 0
 
 
 class _Lane:
@@ -121,6 +121,7 @@ class Frontier:
     def __init__(self) -> None:
         self._dependants: dict[Name, list[Name]] = {}
         self._missing: dict[Name, int] = {}
+        self._roots: list[Name] = []
         self._lenient: Mapping[Name, Collection[Name]] = {}
         self._place: Callable[[Name], Place] = _anywhere
         self._lanes: dict[str, _Lane] = {}
@@ -151,7 +152,7 @@ class Frontier:
         for name, each in self._maps.items():
             for source in each.sources:
                 self._maps[source].followers.append(name)
-        dependants, missing = self._dependants, self._missing
+        dependants, missing, roots = self._dependants, self._missing, self._roots
         for name, needed in dependencies.items():
             count = 0
             for source in needed:
@@ -164,8 +165,22 @@ class Frontier:
             if count:
                 missing[name] = count
             else:
-                self._make_ready(name)
+                roots.append(name)
         return self
+
+    def begin(self) -> Frontier:
+        """Return a copy in which what depends on nothing is ready; this one stays as it is, to be begun again."""
+        copy = Frontier()
+        copy._dependants = self._dependants  # never written to
+        copy._missing = dict(self._missing)
+        copy._lenient = self._lenient
+        copy._place = self._place
+        for name, each in self._maps.items():
+            copy._maps[name] = other = _Map(each.sources)
+            other.followers = each.followers
+        for name in self._roots:
+            copy._make_ready(name)
+        return copy
 
     def take_ready(self, lane: str = "", limit: int = 1 << 62) -> list[Unit]:
         """Remove and return up to ``limit`` ready units of a lane, most urgent first."""
@@ -177,7 +192,7 @@ class Frontier:
         if type(unit) is tuple:
             return self._end_element(*unit)
         missing = self._missing
-        for name in self._dependants.pop(unit, ()):
+        for name in self._dependants.get(unit, ()):
             left = missing.get(name)
             if left is None:
                 continue  # dropped
@@ -192,7 +207,7 @@ class Frontier:
         """Note that a unit has failed; return the units this drops, each of which the caller fails in turn."""
         dropped = []
         missing, lenient = self._missing, self._lenient
-        for name in self._dependants.pop(unit, ()):
+        for name in self._dependants.get(unit, ()):
             left = missing.get(name)
             if left is None:
                 continue

@@ -11,7 +11,7 @@ A plan is immutable and may be run any number of times, from any thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from pmflow.base import BaseProcess
@@ -36,7 +36,8 @@ SOME = 64
 LONGEST_CHAIN = 1_000
 """Links that are handed to an executor at once, so that a chain of a million holds a thousand calls."""
 
-_NOTHING: Mapping[str, Any] = {}
+PLANS_KEPT = 16
+"""Plans that a graph remembers: a program that runs it again and again with other values plans it once."""
 
 
 class Node:
@@ -47,24 +48,22 @@ class Node:
         process: the declaration.
         lane: where it is taken from.
         edges: what it needs of other processes of the plan.
-        given: parameter to value, of inputs and overrides.
         consumers: the ids of those that need it.
         required: whether its failure fails the run.
         next: the next link of its chain.
         unit: what the frontier calls its chain.
-        place: the lane, and the priority of its chain in it.
+        priority: of its chain; smaller goes first.
         mapped: whether it is called once per element.
     """
 
     __slots__ = (
         "consumers",
         "edges",
-        "given",
         "id",
         "lane",
         "mapped",
         "next",
-        "place",
+        "priority",
         "process",
         "required",
         "settings",
@@ -77,18 +76,12 @@ class Node:
         self.settings = settings_of(process)
         self.lane = lane
         self.edges: tuple[Edge, ...] = ()
-        self.given = _NOTHING
         self.consumers: Sequence[str] = ()
         self.required = True
         self.next: Node | None = None
         self.unit = name
-        self.place: Place = (lane, (0, 0))
+        self.priority: Priority = 0
         self.mapped = False
-
-    @property
-    def priority(self) -> Priority:
-        """Smaller goes first."""
-        return self.place[1]
 
     @property
     def strategy(self) -> ProcessType:
@@ -109,6 +102,7 @@ class Plan:
         nodes: id to `Node`, each after those it depends on.
         targets: the ids asked for.
         given: id to value, of overridden processes: they do not run.
+        bound: id to parameter to value, of inputs.
         keep_all: whether every value is kept.
         aligned: mapped id to the mapped ids it goes along with, element by element.
 
@@ -121,13 +115,23 @@ class Plan:
     ['page', 'words']
     """
 
-    __slots__ = ("aligned", "given", "keep_all", "nodes", "targets")
+    __slots__ = ("_asks", "_beginning", "aligned", "bound", "given", "keep_all", "nodes", "targets")
 
-    def __init__(self, nodes: dict[str, Node], targets: tuple[str, ...], given: dict[str, Any], *, keep_all: bool) -> None:
+    def __init__(  # noqa: PLR0913 - made in two places, below
+        self,
+        nodes: dict[str, Node],
+        targets: tuple[str, ...],
+        given: dict[str, Any],
+        asks: dict[str, list[tuple[str, str]]],
+        *,
+        keep_all: bool,
+    ) -> None:
         self.nodes = nodes
         self.targets = targets
         self.given = given
         self.keep_all = keep_all
+        self.bound: dict[str, dict[str, Any]] = {}
+        self._asks = asks
         self.aligned = {
             name: tuple(
                 dict.fromkeys(
@@ -142,6 +146,27 @@ class Plan:
         _contract(self)
         _separate(self)
         _prioritise(self)
+        self._beginning = self._frontier()
+
+    def _filled(self, inputs: Mapping[str, Any]) -> Plan:
+        """Return this plan with the values of inputs.
+
+        Raises:
+            InputError: one of them is to be mapped over, and cannot be.
+        """
+        if not self._asks:
+            return self
+        plan = Plan.__new__(Plan)
+        for name in Plan.__slots__:
+            setattr(plan, name, getattr(self, name))
+        plan.bound = {
+            name: {parameter: inputs.get(source) for parameter, source in asks} for name, asks in self._asks.items()
+        }
+        for name in self.aligned:
+            for parameter, source in self._asks.get(name, ()):
+                if parameter in self.nodes[name].settings.map_over:
+                    check_sequence(name, source, inputs[source])
+        return plan
 
     @classmethod
     def of(
@@ -172,24 +197,54 @@ class Plan:
             ConfigurationError: an argument that cannot work.
         """
         type = None if type is None else process_type(type)
-        graph, given = _overridden(graph, overrides or {})
-        inputs = {str(name): value for name, value in (inputs or {}).items()}
         if keep not in (None, "all", "targets"):
             raise ConfigurationError(f"keep must be 'all' or 'targets', not {keep!r}", setting="keep")
-        chosen = graph.targets if targets is None else tuple(dict.fromkeys(id_texts(targets)))
-        for name in chosen:
+        chosen = None if targets is None else tuple(dict.fromkeys(id_texts(targets)))
+        inputs = {str(name): value for name, value in (inputs or {}).items()}
+        if overrides:
+            graph, given = _overridden(graph, overrides)
+            return cls._made(graph, inputs, given, chosen, keep, type, explain)._filled(inputs)
+        key = (frozenset(inputs), chosen, keep, type)
+        plan = graph.plans.get(key)
+        if plan is None:
+            if len(graph.plans) >= PLANS_KEPT:
+                graph.plans.clear()
+            plan = graph.plans[key] = cls._made(graph, inputs, {}, chosen, keep, type, explain)
+        return plan._filled(inputs)
+
+    @classmethod
+    def _made(  # noqa: PLR0913 - a step of `of`, with its arguments
+        cls,
+        graph: Graph,
+        inputs: Mapping[str, Any],
+        given: dict[str, Any],
+        targets: tuple[str, ...] | None,
+        keep: str | None,
+        type: ProcessType | None,
+        explain: Callable[[BaseProcess[Any], str], str] | None,
+    ) -> Plan:
+        for name in targets or ():
             if name not in graph.processes:
                 raise _unknown("target", name, graph)
-        needed = set(graph.order) if targets is None else _ancestors(graph, chosen, given)
+        needed = graph.processes.keys() if targets is None else _ancestors(graph, targets, given)
         planner = _Planner(graph, inputs, given, needed, type, explain)
         nodes = {name: planner.node(name) for name in graph.order if name in needed}
         _check_inputs(graph, inputs)
         _connect(nodes)
-        return cls(nodes, chosen, given, keep_all=(keep or ("all" if targets is None else "targets")) == "all")
+        keep_all = (keep or ("all" if targets is None else "targets")) == "all"
+        return cls(nodes, graph.targets if targets is None else targets, given, planner.asks, keep_all=keep_all)
 
     def frontier(self) -> Frontier:
-        """Return the frontier of a run of which nothing has begun."""
+        """Return the frontier of a run that begins."""
+        return self._beginning.begin()
+
+    def _frontier(self) -> Frontier:
         nodes, given = self.nodes, self.given
+
+        def place(name: str) -> Place:
+            node = nodes[name]
+            return node.lane, node.priority
+
         dependencies: dict[str, Iterable[str]] = {}
         lenient: dict[str, set[str]] = {}
         for name, node in nodes.items():
@@ -210,7 +265,7 @@ class Plan:
             dependencies,
             lenient=lenient,
             mapped={name: sources for name, sources in self.aligned.items() if name not in given},
-            place=lambda name: nodes[name].place,
+            place=place,
         )
 
     def waits_for(self, node: Node) -> Iterable[str]:
@@ -303,7 +358,7 @@ class _Planner:
         graph: Graph,
         inputs: Mapping[str, Any],
         given: Mapping[str, Any],
-        needed: set[str],
+        needed: Collection[str],
         type: Any,
         explain: Callable[[BaseProcess[Any], str], str] | None,
     ) -> None:
@@ -314,6 +369,7 @@ class _Planner:
         self.type = type
         self.explain = explain
         self.lanes: dict[Any, str] = {}
+        self.asks: dict[str, list[tuple[str, str]]] = {}
 
     def node(self, name: str) -> Node:
         process = self.graph.processes[name]
@@ -330,17 +386,17 @@ class _Planner:
                 edges = self.bound(node, edges)
                 break
         node.edges = edges
-        if not isinstance(process, FunctionProcess) and not edges:
-            node.given = {"": self.inputs.get(name)}
+        if not edges and not isinstance(process, FunctionProcess):
+            self.asks[name] = [("", name)]
         return node
 
     def lane(self, process: BaseProcess[Any]) -> str:
         if type(process) is not FunctionProcess:
             return self._lane(process)
-        key = (process._function, process._settings)  # noqa: SLF001 - once per function, not per process
-        known = self.lanes.get((id(key[0]), id(key[1])))
+        key = id(process._settings), process._function.coroutine  # noqa: SLF001 - once per function, not per process
+        known = self.lanes.get(key)
         if known is None:
-            known = self.lanes[id(key[0]), id(key[1])] = self._lane(process)
+            known = self.lanes[key] = self._lane(process)
         return known
 
     def _lane(self, process: BaseProcess[Any]) -> str:
@@ -354,18 +410,17 @@ class _Planner:
     def bound(self, node: Node, edges: tuple[Edge, ...]) -> tuple[Edge, ...]:
         """Return the edges to other processes; inputs become given values, defaults are left out."""
         kept = []
-        given: dict[str, Any] = {}
+        asks = []
         for edge in edges:
             parameter, source, kind = edge
             if source in self.inputs and source not in self.graph.processes:
-                if kind >= EACH:
-                    check_sequence(node.id, source, self.inputs[source])
-                given[parameter or source] = self.inputs[source]
+                asks.append((parameter or source, source))
             elif source in self.needed:
                 kept.append(edge)
             elif not self.optional(node, parameter, source, kind):
                 raise self.missing(node, parameter, source)
-        node.given = given or _NOTHING
+        if asks:
+            self.asks[node.id] = asks
         return tuple(kept)
 
     @staticmethod
@@ -380,6 +435,10 @@ class _Planner:
         suggestion = nearest(source, known)
         asks = f"{source!r}" if parameter in ("", source) else f"{source!r} for its parameter {parameter!r}"
         explained = self.explain(node.process, source) if self.explain else ""
+        asked = {name for edges in self.graph.edges.values() for _, name, _ in edges}
+        unused = [repr(name) for name in self.inputs if name not in asked and name not in self.graph.processes]
+        if unused:
+            explained += f"; nothing asks for the input {', '.join(unused[:10])}"
         if not explained and suggestion is None and known:
             explained = f"; there {'are' if len(known) > 1 else 'is'} {', '.join(map(repr, list(known)[:10]))}"
         return MissingDependencyError(
@@ -462,7 +521,7 @@ def _contract(plan: Plan) -> None:
             continue
         _, source, kind = edges[0]
         before = nodes[source]
-        if before.lane is not node.lane or len(before.consumers) != 1 or node.lane is TASK:
+        if before.lane is not node.lane or len(before.consumers) != 1:
             continue
         if kind not in (VALUE, DEFAULT, AFTER) or before.mapped or source in given or name in given:
             continue
@@ -486,23 +545,19 @@ def _separate(plan: Plan) -> None:
 
 
 def _prioritise(plan: Plan) -> None:
-    """Give every unit the length of the longest path from it on."""
+    """Give every unit the length of the longest path from it on; between two lengths there is room for stages."""
     nodes = plan.nodes
+    stages = len(plan.aligned) + 1
     path: dict[str, int] = {}
-    shared: dict[tuple[str, int], Place] = {}
     for name in reversed(nodes):
         node = nodes[name]
         longest = 0
         for consumer in node.consumers:
-            longest = max(longest, path[consumer])
+            if path[consumer] > longest:
+                longest = path[consumer]
         path[name] = longest + 1
         if node.unit is name:
-            place = shared.get((node.lane, longest))
-            if place is None:
-                place = shared[node.lane, longest] = (node.lane, (-longest - 1, 0))
-            node.place = place
+            node.priority = -(longest + 1) * stages
     for name, sources in plan.aligned.items():  # in topological order: a source before what is aligned with it
         if sources:
-            first = min(nodes[source].priority for source in sources)
-            node = nodes[name]
-            node.place = (node.lane, (first[0], min(nodes[source].priority[1] for source in sources) - 1))
+            nodes[name].priority = min(nodes[source].priority for source in sources) - 1

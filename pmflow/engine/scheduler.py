@@ -33,7 +33,7 @@ from time import perf_counter
 from typing import Any
 
 from pmflow.decorator import FunctionProcess
-from pmflow.engine.attempt import arguments, as_failure, bind, bind_element, feed, function_of, timed_out, unwrapped, why
+from pmflow.engine.attempt import EMPTY, NONE, arguments, as_failure, bind, bind_element, feed, function_of, timed_out, unwrapped, why
 from pmflow.engine.loops import Loop
 from pmflow.engine.plan import ELEMENT, INLINE, LANES, SOME, STAGE, TASK, Node, Plan, check_sequence
 from pmflow.errors import InputError, ProcessError
@@ -83,6 +83,7 @@ class Scheduler:
 
     def __init__(self, plan: Plan, *, fail_fast: bool, timeout: float | None = None, emit: Emit | None = None) -> None:
         self.plan = plan
+        self.bound = plan.bound
         self.outcomes: dict[str, Outcome] = {}
         self.elements: dict[str, list[Any]] = {}
         self.sequences: dict[str, dict[str, list[Any]]] = {}
@@ -169,7 +170,7 @@ class Scheduler:
         now = perf_counter()
         for name, value in self.plan.given.items():
             if name in self.plan.nodes:
-                self.outcomes[name] = Success(value, now, now, attempts=0)
+                self.outcomes[name] = Success(value, now, now, (0, None, True))
 
     def _turn(self) -> bool:
         """Do everything that can be done now; False at the end of the run."""
@@ -221,15 +222,22 @@ class Scheduler:
         if node.mapped:
             self._open(node)
             return
-        values = bind(node, self, 0.0)
-        if isinstance(values, Skipped):
-            values.ended = perf_counter()
-            self._ends.append((node, node.id, values))
-            return
-        args, kwargs = arguments(node, values)
+        if not node.edges and node.id not in self.bound:
+            args, kwargs = NONE, EMPTY
+        else:
+            values = bind(node, self, 0.0)
+            if type(values) is Skipped:
+                values.ended = perf_counter()
+                self._ends.append((node, node.id, values))
+                return
+            args, kwargs = arguments(node, values)
         call = self._call(node, node.id, node.id, args, kwargs)
-        last = call
-        link = node.next
+        if node.next is not None:
+            self._link(node.next, call)
+        self._submit(node, call)
+
+    def _link(self, link: Node | None, last: Call) -> None:
+        """Append the links that follow to a chain."""
         while link is not None:
             values = bind(link, self, 0.0, skip=link.edges[0][1])
             args, kwargs = arguments(link, values)  # type: ignore[arg-type]  # nothing to skip it for
@@ -237,12 +245,12 @@ class Scheduler:
             last = last.then
             last.feed = feed(link)
             link = link.next
-        self._submit(node, call)
 
     def _call(self, node: Node, key: Key, label: str, args: Any, kwargs: Any) -> Call:
-        function = node.process.entry if not node.settings.validation_rules else function_of(node)
-        call = Call(key, label, function, args, kwargs, priority=node.priority, context=self._context)
-        call.observed = self._emit is not None
+        function = function_of(node) if node.settings.validation_rules else node.process.entry
+        call = Call(key, label, function, args, kwargs, None, node.priority, self._context)
+        if self._emit is not None:
+            call.observed = True
         return call
 
     def _submit(self, node: Node, call: Call) -> None:
@@ -335,11 +343,10 @@ class Scheduler:
                     self._watch(follower, then)
                 if self.stopped_by is not None:
                     self._sessions[node.lane].stop(then)
-            outcome.attempts = call.attempt
             if self._timed_out:
                 self._timed_out.discard(key)
-            if key in self._overlapped:
-                outcome.stopped = False
+            if call.attempt > 1:
+                outcome.note = (call.attempt, outcome.worker, key not in self._overlapped)
             if type(node.process) is not FunctionProcess:
                 outcome = unwrapped(outcome)
             if type(outcome) is Success:
@@ -625,7 +632,7 @@ class Scheduler:
         args, kwargs = call.args, call.kwargs
         if call.feed is not None:  # the executor had its value from the link before
             args, kwargs = arguments(node, bind(node, self, 0.0))  # type: ignore[arg-type]  # nothing to skip it for
-        again = Call(key, call.label, call.function, args, kwargs, priority=call.priority, context=self._context)
+        again = Call(key, call.label, call.function, args, kwargs, None, call.priority, self._context)
         again.then = call.then
         again.attempt = call.attempt + 1
         again.observed = call.observed

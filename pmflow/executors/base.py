@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from pmflow.results import Failure, Success
 
-Priority = tuple[int, int]
-"""Smaller goes first: minus the longest remaining path, minus the stage within a pipeline of maps."""
+Priority = int
+"""Smaller goes first."""
 
 
 class Call:
@@ -73,9 +73,8 @@ class Call:
         function: Callable[..., Any],
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] = {},  # noqa: B006 - never written to
-        *,
         feed: str | int | None = None,
-        priority: Priority = (0, 0),
+        priority: Priority = 0,
         context: Context | None = None,
     ) -> None:
         self.key = key
@@ -157,7 +156,7 @@ class PriorityQueue:
     """Calls by priority; first in, first out among equals. Not safe for threads.
 
     >>> queue = PriorityQueue()
-    >>> queue.push([Call("a", "a", print), Call("b", "b", print, priority=(-2, 0))])
+    >>> queue.push([Call("a", "a", print), Call("b", "b", print, priority=-2)])
     >>> queue.pop().key, len(queue)
     ('b', 1)
     """

@@ -53,7 +53,7 @@ class TaskSession:
     def submit(self, chains: Sequence[Call]) -> None:
         """Begin a task for each; a chain runs on in its task."""
         for call in chains:
-            call.handle = self._loop.spawn(self._run, call, call.label)
+            self._spawned(call, self._loop.spawn(self._run, (call, None), call.label))
 
     def stop(self, call: Call) -> None:
         """Cancel a task; where it is swallowed, it may be said again."""
@@ -63,9 +63,10 @@ class TaskSession:
     def close(self) -> None:
         """Nothing is left: every task has ended."""
 
-    async def _run(self, call: Call) -> None:
+    async def _run(self, chain: tuple[Call, Any]) -> None:
+        call, value = chain
         deliver = self._port.deliver
-        value: Any = None
+        context = copy_context()
         while True:
             call.started = started = perf_counter()
             if call.observed:
@@ -88,13 +89,32 @@ class TaskSession:
                 if type(error).__module__.partition(".")[0] == "trio":
                     raise  # its scope must see it
                 return
+            outcome = Success(value, started, perf_counter())
             then = call.then
-            if then is not None:
-                then.handle = call.handle
-            deliver(call, Success(value, started, perf_counter()))
             if then is None:
+                deliver(call, outcome)
+                return
+            # Each call has a context, and a state of cancellation, of its own: where this one has changed its task's, the
+            # rest of the chain gets another task.
+            same = not call.stopped and copy_context() == context
+            if not same:
+                self._again(then, value)
+            deliver(call, outcome)
+            if not same:
                 return
             call = then
+
+    def _again(self, call: Call, value: Any) -> None:
+        """Run the rest of a chain in another task."""
+        spawn = self._loop.spawn
+        context = copy_context() if call.context is None else call.context.copy()
+        self._spawned(call, context.run(spawn, self._run, (call, value), call.label))
+
+    @staticmethod
+    def _spawned(call: Call | None, task: Any) -> None:
+        while call is not None:
+            call.handle = task
+            call = call.then
 
 
 class Inline:
@@ -182,7 +202,7 @@ class InlineSession:
         rest = Call(call.key, call.label, awaited, (value,))
         rest.then = call.then
         relay = _Relay(self._port, call, rest)
-        call.handle = self._loop.spawn(TaskSession(self._loop, relay, 1)._run, rest, call.label)  # noqa: SLF001 - same file
+        call.handle = self._loop.spawn(TaskSession(self._loop, relay, 1)._run, (rest, None), call.label)  # noqa: SLF001 - same file
         rest.handle = call.handle
 
 

@@ -204,6 +204,7 @@ class _Thread(threading.Thread):
         self.call: Call | None = None
         self.abandoned = False
         self.lent = False
+        self.note = (1, name, True)
 
     def run(self) -> None:
         """Take chains until this thread is abandoned."""
@@ -233,6 +234,7 @@ class _Thread(threading.Thread):
     def _chain(self, call: Call) -> None:
         assert self.session is not None
         deliver = self.session.port.deliver
+        note = self.note
         value: Any = None
         while True:
             call.started = started = perf_counter()
@@ -247,7 +249,7 @@ class _Thread(threading.Thread):
             except BaseException as error:  # noqa: BLE001 - whatever the function raises is its outcome
                 deliver(call, Failure(without_our_frames(error), started, perf_counter(), worker=self.name))
                 return
-            outcome = Success(value, started, perf_counter(), 1, self.name)
+            outcome = Success(value, started, perf_counter(), note)
             then = call.then
             if then is None:
                 deliver(call, outcome)

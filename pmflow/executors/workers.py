@@ -547,7 +547,7 @@ def _outcome(call: Call, reply: wire.Reply, worker: _Worker) -> Success | Failur
             )
             failed.__cause__ = error
             return Failure(failed, reply.started, reply.ended, worker=worker.name)
-        return Success(value, reply.started, reply.ended, 1, worker.name)
+        return Success(value, reply.started, reply.ended, (1, worker.name, True))
     if reply.kind == wire.UNSENDABLE:
         kind, _, reason = reply.text.partition("\n")
         failed = TransferError(
