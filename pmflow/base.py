@@ -37,7 +37,9 @@ def install_launcher(launcher: Launcher) -> None:
 
 
 class BaseProcess(ABC, Generic[T]):
-    """A process written as a class. Override one of two methods:
+    """A process written as a class.
+
+    Override one of two methods:
 
     - ``process(self, input_data)``, plain or ``async``: what is to be done;
     - ``async execute(self, input_data)``: the same, always a coroutine.
@@ -65,7 +67,7 @@ class BaseProcess(ABC, Generic[T]):
     """
 
     def __init__(self, config: ProcessConfig) -> None:
-        if not isinstance(config, ProcessConfig):
+        if not isinstance(config, ProcessConfig):  # pyright: ignore[reportUnnecessaryIsInstance] - not every caller is checked
             raise ConfigurationError(f"{type(self).__name__} needs a ProcessConfig, not {config!r}")
         self.config = config
         self.metadata = ProcessMetadata(process_id=config.process_id)
@@ -152,7 +154,10 @@ class BaseProcess(ABC, Generic[T]):
     # In a workflow
 
     def register_to(
-        self, workflow: Workflow, dependencies: Sequence[str | ProcessId] | None = None, required: bool = True  # noqa: FBT001, FBT002 - the seed's signature
+        self,
+        workflow: Workflow,
+        dependencies: Sequence[str | ProcessId] | None = None,
+        required: bool = True,  # noqa: FBT001, FBT002 - the seed's signature
     ) -> Self:
         """Add this process to a workflow, and return it.
 

@@ -26,7 +26,7 @@ class ProcessId(NamedTuple):
     """
 
     base_name: str
-    index: int | None = None
+    index: int | None = None  # type: ignore[assignment]  # the seed's word, although tuples have a method of that name
 
     def __str__(self) -> str:
         """Return the form used as a key: ``base_name`` or ``base_name_index``."""
@@ -65,11 +65,27 @@ def check_timeout(value: Any, culprit: str) -> None:
         )
 
 
-def _non_negative_seconds(strategy: RetryStrategy, attribute: Attribute[Any], value: Any) -> None:
+def _non_negative_seconds(_strategy: RetryStrategy, attribute: Attribute[Any], value: Any) -> None:
+    if value is None and attribute.default is None:
+        return
     if not _seconds(value, zero=True):
         raise ConfigurationError(
             f"RetryStrategy: {attribute.name} must be a finite number of seconds, 0 or more, not {value!r}",
             setting=attribute.name,
+        )
+
+
+def _whole_number(_strategy: RetryStrategy, attribute: Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigurationError(
+            f"RetryStrategy: {attribute.name} must be a whole number, 0 or more, not {value!r}", setting=attribute.name
+        )
+
+
+def _share(_strategy: RetryStrategy, attribute: Attribute[Any], value: Any) -> None:
+    if not _seconds(value, zero=True) or value > 1:
+        raise ConfigurationError(
+            f"RetryStrategy: {attribute.name} must be from 0 to 1, not {value!r}", setting=attribute.name
         )
 
 
@@ -87,8 +103,8 @@ def _exception_types(value: Any) -> tuple[type[BaseException], ...]:
 class RetryStrategy:
     """Whether, and after how long, a failed attempt is tried again.
 
-    Attempt ``n`` is followed, after ``delay_seconds * backoff_factor ** (n - 1)`` seconds (exponential backoff), at most
-    ``max_delay_seconds``, by attempt ``n + 1``. ``jitter`` adds a random share of up to that fraction of the delay.
+    Attempt ``n`` is followed by the next after ``delay_seconds * backoff_factor ** (n - 1)`` seconds (exponential
+    backoff), at most ``max_delay_seconds``. ``jitter`` adds a random share of up to that fraction of the delay.
 
     Attributes:
         max_retries: further attempts after the first.
@@ -103,29 +119,12 @@ class RetryStrategy:
     [0.5, 1.0, 2.0]
     """
 
-    max_retries: int = field(default=3)
+    max_retries: int = field(default=3, validator=_whole_number)
     delay_seconds: float = field(default=1.0, validator=_non_negative_seconds)
     backoff_factor: float = field(default=2.0, validator=_non_negative_seconds)
-    max_delay_seconds: float | None = field(default=None, kw_only=True)
-    jitter: float = field(default=0.0, kw_only=True)
+    max_delay_seconds: float | None = field(default=None, validator=_non_negative_seconds, kw_only=True)
+    jitter: float = field(default=0.0, validator=_share, kw_only=True)
     retry_on: tuple[type[BaseException], ...] = field(default=(Exception,), converter=_exception_types, kw_only=True)
-
-    @max_retries.validator
-    def _check_max_retries(self, _attribute: Attribute[int], value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ConfigurationError(
-                f"RetryStrategy: max_retries must be a whole number, 0 or more, not {value!r}", setting="max_retries"
-            )
-
-    @max_delay_seconds.validator
-    def _check_max_delay(self, attribute: Attribute[Any], value: Any) -> None:
-        if value is not None:
-            _non_negative_seconds(self, attribute, value)
-
-    @jitter.validator
-    def _check_jitter(self, _attribute: Attribute[float], value: Any) -> None:
-        if not _seconds(value, zero=True) or value > 1:
-            raise ConfigurationError(f"RetryStrategy: jitter must be from 0 to 1, not {value!r}", setting="jitter")
 
     def delay(self, attempt: int) -> float:
         """Return the seconds to wait after this attempt (1, 2, ...)."""
@@ -167,7 +166,9 @@ def process_type(value: Any) -> ProcessType:
         return ProcessType(value)
     except ValueError:
         words = ", ".join(repr(kind.value) for kind in ProcessType)
-        raise ConfigurationError(f"type must be one of {words}, or a ProcessType, not {value!r}", setting="type") from None
+        raise ConfigurationError(
+            f"type must be one of {words}, or a ProcessType, not {value!r}", setting="type"
+        ) from None
 
 
 def id_text(reference: Any) -> str:
@@ -230,6 +231,19 @@ def _checked_id(value: Any) -> str | ProcessId:
     raise ConfigurationError(f"process_id must be a string or a ProcessId, and not empty, not {value!r}", setting="id")
 
 
+def _a_timeout(config: ProcessConfig, _attribute: Attribute[Any], value: Any) -> None:
+    check_timeout(value, f"process '{config.process_id}'")
+
+
+def _a_flag(config: ProcessConfig, attribute: Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool) and not (value is None and attribute.default is None):
+        raise ConfigurationError(
+            f"process '{config.process_id}': {attribute.name} must be True or False, not {value!r}",
+            process_id=str(config.process_id),
+            setting=attribute.name,
+        )
+
+
 @frozen
 class ProcessConfig:
     """The settings of one process.
@@ -255,25 +269,11 @@ class ProcessConfig:
 
     process_id: str | ProcessId = field(factory=lambda: f"process-{os.urandom(4).hex()}", converter=_checked_id)
     process_type: ProcessType = field(default=ProcessType.ASYNC, converter=process_type)
-    timeout: float | None = field(default=None)
+    timeout: float | None = field(default=None, validator=_a_timeout)
     retry_strategy: RetryStrategy | None = field(default=None, converter=_retry_strategy)
-    fail_fast: bool | None = field(default=None)
+    fail_fast: bool | None = field(default=None, validator=_a_flag)
     dependencies: tuple[str, ...] | Mapping[str, str] = field(default=(), converter=_dependencies)
     after: tuple[str, ...] = field(default=(), converter=id_texts)
     map_over: Mapping[str, str] | None = field(default=None, converter=_map_over)
-    required: bool = field(default=True)
+    required: bool = field(default=True, validator=_a_flag)
     validation_rules: tuple[Callable[[Any], Any], ...] = field(default=(), converter=_rules)
-
-    @timeout.validator
-    def _check_timeout(self, _attribute: Attribute[Any], value: Any) -> None:
-        check_timeout(value, f"process '{self.process_id}'")
-
-    @required.validator
-    @fail_fast.validator
-    def _check_flag(self, attribute: Attribute[Any], value: Any) -> None:
-        if not isinstance(value, bool) and not (value is None and attribute.name == "fail_fast"):
-            raise ConfigurationError(
-                f"process '{self.process_id}': {attribute.name} must be True or False, not {value!r}",
-                process_id=str(self.process_id),
-                setting=attribute.name,
-            )

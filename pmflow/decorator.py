@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, get_args, get_origin, overload
 
-from attrs import evolve
+from attrs import evolve, fields
 
 from pmflow.base import BaseProcess
 from pmflow.config import ProcessConfig, ProcessId, ProcessType, RetryStrategy, id_text
@@ -23,6 +23,8 @@ from pmflow.results import ProcessMetadata, ProcessResult
 
 if TYPE_CHECKING:
     from typing_extensions import Required, Self, Unpack
+
+    from pmflow.workflow import Workflow
 
 __all__ = ["FunctionProcess", "Settings", "process"]
 
@@ -94,7 +96,18 @@ Edge = tuple[str, str, int]
 class _Function:
     """A function's own facts, shared by every process made of it."""
 
-    __slots__ = ("coroutine", "function", "name", "optional", "owner", "places", "positional", "scope", "variadic", "wants")
+    __slots__ = (
+        "coroutine",
+        "function",
+        "name",
+        "optional",
+        "owner",
+        "places",
+        "positional",
+        "scope",
+        "variadic",
+        "wants",
+    )
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -123,9 +136,7 @@ class _Function:
             kind = _wanted_result(parameter.annotation, self.scope) or kind
             wants.append((parameter.name, parameter.name, kind))
         self.wants: tuple[Edge, ...] = tuple(wants)
-        self.optional = frozenset(
-            name for name, each in signature.items() if each.default is not each.empty
-        )
+        self.optional = frozenset(name for name, each in signature.items() if each.default is not each.empty)
         self.places = {parameter: place for place, (parameter, _, _) in enumerate(wants)}
 
     @property
@@ -204,8 +215,8 @@ class _Shown(str):
         return getattr(instance.__wrapped__, "__doc__" if "\n" in self else "__module__", None)
 
 
-class FunctionProcess(BaseProcess[T], Generic[P, C, T]):
-    __doc__ = _Shown(  # type: ignore[assignment]
+class FunctionProcess(BaseProcess[T], Generic[P, C, T]):  # noqa: D101 - it has one
+    __doc__ = _Shown(
         """A function that is a process. Calling it calls the function; made by `process`.
 
     Its name, docstring, signature and attributes are those of the function, which is ``__wrapped__``.
@@ -217,10 +228,10 @@ class FunctionProcess(BaseProcess[T], Generic[P, C, T]):
     (42, 'double', 5)
     """
     )
-    __module__ = _Shown(__name__)  # type: ignore[assignment]
+    __module__ = _Shown(__name__)
     __slots__ = ("_function", "_id", "_settings", "_sources")
 
-    _workflow = None
+    _workflow: Workflow | None = None
 
     def __init__(self, function: Callable[..., Any], fields: Mapping[str, Any]) -> None:
         self._set_up(_Function(function), fields)
@@ -233,9 +244,10 @@ class FunctionProcess(BaseProcess[T], Generic[P, C, T]):
         name = self._id = str(config.process_id)
         self._function = facts
         self._settings = config
-        facts.check(name, "dependencies", dict(config.dependencies))
+        sources: dict[str, str] = dict(config.dependencies)  # type: ignore[arg-type]  # a mapping: checked before
+        facts.check(name, "dependencies", sources)
         facts.check(name, "map_over", config.map_over or {})
-        self._sources = tuple(dict(config.dependencies).items())
+        self._sources = tuple(sources.items())
         both = [parameter for parameter, _ in self._sources if parameter in (config.map_over or {})]
         if both:
             raise ConfigurationError(
@@ -295,14 +307,14 @@ class FunctionProcess(BaseProcess[T], Generic[P, C, T]):
         return evolve(settings, process_id=self._id, dependencies=dict(self._sources))
 
     @property
-    def metadata(self) -> ProcessMetadata:  # type: ignore[override]
+    def metadata(self) -> ProcessMetadata:
         """Its state and last result, when it is run on its own or by `Workflow.execute`."""
-        known: ProcessMetadata = self.__dict__.setdefault("_metadata", ProcessMetadata(self._id))
+        known: ProcessMetadata = vars(self).setdefault("_metadata", ProcessMetadata(self._id))
         return known
 
     @metadata.setter
     def metadata(self, metadata: ProcessMetadata) -> None:
-        self.__dict__["_metadata"] = metadata
+        vars(self)["_metadata"] = metadata
 
     @property
     def strategy(self) -> ProcessType:
@@ -375,7 +387,7 @@ def _own_fields(config: ProcessConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in _CONFIG_FIELDS}
 
 
-_CONFIG_FIELDS = [attribute.name for attribute in ProcessConfig.__attrs_attrs__]
+_CONFIG_FIELDS = [attribute.name for attribute in fields(ProcessConfig)]
 
 
 def _attribute(module: str | None, qualname: str) -> Any:
@@ -399,7 +411,9 @@ class _Decorator(Protocol):
     """What ``@process(...)`` returns."""
 
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> FunctionProcess[P, Coroutine[Any, Any, R], R]: ...
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> FunctionProcess[P, Coroutine[Any, Any, R], R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> FunctionProcess[P, R, R]: ...
 
@@ -453,8 +467,8 @@ class ProcessDecorator:
 
         Args:
             function: a function, coroutine function, lambda, closure, partial, bound method, callable or builtin.
-            **settings: see `ProcessConfig`; ``id``, ``type`` and ``retries`` are its ``process_id``, ``process_type`` and
-                ``retry_strategy``. The type of a coroutine function is async, that of any other thread.
+            **settings: see `ProcessConfig`; ``id``, ``type`` and ``retries`` are its ``process_id``, ``process_type``
+                and ``retry_strategy``. The type of a coroutine function is async, that of any other thread.
 
         Raises:
             ConfigurationError: what cannot be a process, or a setting that cannot work.

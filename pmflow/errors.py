@@ -19,6 +19,8 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from typing_extensions import Self
+
     from pmflow.results import Run
 
 __all__ = [
@@ -177,7 +179,7 @@ class WorkflowError(PmflowError, ExceptionGroup[Exception]):
 
     run: Run[Any] | None = None
 
-    def __new__(cls, message: str, exceptions: Sequence[Exception], **_facts: Any) -> WorkflowError:
+    def __new__(cls, message: str, exceptions: Sequence[Exception], **_facts: Any) -> Self:
         """Make the group; facts are set by ``__init__``."""
         return super().__new__(cls, message, list(exceptions))
 

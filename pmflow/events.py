@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import threading
+from datetime import datetime
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import frozen
 
+from pmflow.results import ProcessResult, ProcessState
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import datetime
-
-    from pmflow.results import ProcessResult, ProcessState
 
 __all__ = ["Event"]
 
@@ -77,7 +77,7 @@ class Announcer:
             for hook in list(self._hooks):
                 try:
                     hook(event)
-                except BaseException:  # noqa: BLE001 - SystemExit too: a hook cannot hurt
+                except BaseException:
                     import logging
 
                     logging.getLogger("pmflow").exception(

@@ -123,15 +123,17 @@ class Graph:
                 if not missing[dependant]:
                     order.append(dependant)
         if len(order) < len(edges):
-            left = edges.keys() - set(order)
+            done = set(order)
+            left = dict.fromkeys(name for name in edges if name not in done)
             self._refuse_cycle({name: [source for _, source, _ in edges[name] if source in left] for name in left})
         return order
 
     def _refuse_cycle(self, rest: Mapping[str, Iterable[str]]) -> None:
+        cycle: list[str] = []
         try:
             TopologicalSorter(rest).prepare()
         except PathFound as found:
-            cycle = tuple(found.args[1])
+            cycle += found.args[1]
         shown = [*cycle[:10], "...", *cycle[-3:]] if len(cycle) > 20 else cycle  # noqa: PLR2004 - what a reader follows
         last = cycle[1]
         via = next((parameter for parameter, source, _ in self._edges[last] if source == cycle[0]), "")
@@ -140,7 +142,7 @@ class Graph:
         )
         raise CycleError(
             f"processes form a cycle: {' -> '.join(shown)}; {remedy}, or feed it from elsewhere with dependencies=",
-            cycle=cycle,
+            cycle=tuple(cycle),
             process_id=last,
         )
 
@@ -164,7 +166,7 @@ class Graph:
     def replaced(self, processes: Mapping[str, BaseProcess[Any]]) -> Graph:
         """Return this graph with other processes in the place of some."""
         graph = Graph.__new__(Graph)
-        graph._build({**self.processes, **processes}, self._more, self._optional)
+        graph._build({**self.processes, **processes}, self._more, self._optional)  # noqa: SLF001 - one of its own kind
         return graph
 
     @property
@@ -197,7 +199,7 @@ def settings_of(process: BaseProcess[Any]) -> Any:
     return process._settings if type(process) is FunctionProcess else process.config  # noqa: SLF001 - one for many
 
 
-def edges_of(process: BaseProcess[Any], more: Iterable[str] = ()) -> tuple[Edge, ...]:
+def edges_of(process: BaseProcess[Any], more: Sequence[str] = ()) -> tuple[Edge, ...]:
     """Return what a process wants, from its parameters and its settings."""
     settings = settings_of(process)
     if isinstance(process, FunctionProcess):
@@ -206,10 +208,16 @@ def edges_of(process: BaseProcess[Any], more: Iterable[str] = ()) -> tuple[Edge,
             return edges if type(edges) is tuple else tuple(edges)
     else:
         names = settings.dependencies
-        edges = [("", source, RESULTS) for source in dict.fromkeys([*(names.values() if isinstance(names, dict) else names), *more])]
+        edges = [
+            ("", source, RESULTS)
+            for source in dict.fromkeys([*(names.values() if isinstance(names, dict) else names), *more])
+        ]
     if settings.after or more:
         sources = {source for _, source, _ in edges}
-        edges = [*edges, *(("", source, AFTER) for source in dict.fromkeys([*settings.after, *more]) if source not in sources)]
+        edges = [
+            *edges,
+            *(("", source, AFTER) for source in dict.fromkeys([*settings.after, *more]) if source not in sources),
+        ]
     return tuple(edges)
 
 
@@ -221,7 +229,9 @@ def _edges_of_function(process: FunctionProcess[Any, Any, Any]) -> Sequence[Edge
         return function.wants
     if mapped is None and len(sources) == len(function.wants) == 1:
         ((name, source),) = sources
-        return ((name, source, function.wants[0][2]),) if name == function.wants[0][0] else _edges(function, sources, {})
+        return (
+            ((name, source, function.wants[0][2]),) if name == function.wants[0][0] else _edges(function, sources, {})
+        )
     return _edges(function, sources, mapped or {})
 
 
@@ -241,7 +251,7 @@ def _edges(function: Any, sources: Iterable[tuple[str, str]], mapped: Mapping[st
 def _by_id(processes: Iterable[BaseProcess[Any]]) -> dict[str, BaseProcess[Any]]:
     found: dict[str, BaseProcess[Any]] = {}
     for process in processes:
-        if not isinstance(process, BaseProcess):
+        if not isinstance(process, BaseProcess):  # pyright: ignore[reportUnnecessaryIsInstance] - not every caller is checked
             raise GraphError(f"a graph is made of processes, and {process!r} is none; decorate it with @process")
         known = found.setdefault(process.id, process)
         if known is not process:

@@ -13,7 +13,7 @@ from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, overload
 
-from attrs import Attribute, define, field
+from attrs import Attribute, Factory, define, field, fields
 
 from pmflow.config import ProcessId, ProcessType, id_text
 from pmflow.errors import (
@@ -70,7 +70,7 @@ FIRST = (1, None, True)
 
 
 class Success:
-    """The call returned ``value``; ``note``: how many attempts it took, the worker's name, and whether all have ended."""
+    """The call returned ``value``; ``note``: how many attempts it took, who ran it, whether all of them have ended."""
 
     __slots__ = ("ended", "note", "started", "value")
 
@@ -158,7 +158,7 @@ class Mapped:
 
     def __init__(self, elements: list[Outcome], now: float) -> None:
         self._elements = elements
-        self.started = min((each.started for each in elements if _ran(each)), default=now)  # type: ignore[union-attr]
+        self.started = min((_began(each) for each in elements), default=now)
         self.ended = now
         if any(type(each) is Failure and each.required for each in elements):
             self.state = ProcessState.FAILED
@@ -179,8 +179,10 @@ class Mapped:
 Outcome = Success | Failure | Skipped | Cancelled | Mapped
 
 
-def _ran(outcome: Outcome) -> bool:
-    return getattr(outcome, "started", None) is not None
+def _began(outcome: Outcome) -> float:
+    """Return when it began, or when it was known that it would not."""
+    started = getattr(outcome, "started", None)
+    return outcome.ended if started is None else started
 
 
 # Results
@@ -188,7 +190,9 @@ def _ran(outcome: Outcome) -> bool:
 
 def _fraction(_metadata: Any, attribute: Attribute[Any], value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 100:  # noqa: PLR2004
-        raise ConfigurationError(f"{attribute.name} must be a number from 0 to 100, not {value!r}", setting=attribute.name)
+        raise ConfigurationError(
+            f"{attribute.name} must be a number from 0 to 100, not {value!r}", setting=attribute.name
+        )
 
 
 def _a_state(_metadata: Any, attribute: Attribute[Any], value: Any) -> None:
@@ -229,6 +233,10 @@ class ProcessMetadata:
         return self.retries
 
 
+def _state_of(result: ProcessResult[Any]) -> ProcessState:
+    return ProcessState.COMPLETED if result.success else ProcessState.FAILED
+
+
 @define(eq=False)
 class ProcessResult(Generic[T]):
     """How one process ended.
@@ -266,7 +274,7 @@ class ProcessResult(Generic[T]):
     error_type: str | None = None
     error_message: str | None = None
     process_id: str | ProcessId | None = None
-    state: ProcessState = field(validator=_a_state)
+    state: ProcessState = field(default=Factory(_state_of, takes_self=True), validator=_a_state)
     exception: BaseException | None = None
     traceback: str | None = None
     attempts: int = 1
@@ -274,10 +282,6 @@ class ProcessResult(Generic[T]):
     reason: str | None = None
     strategy: ProcessType | None = None
     worker: str | None = None
-
-    @state.default
-    def _state_of_success(self) -> ProcessState:
-        return ProcessState.COMPLETED if self.success else ProcessState.FAILED
 
     @property
     def data(self) -> T:
@@ -289,7 +293,7 @@ class ProcessResult(Generic[T]):
         if self._data is RELEASED:
             raise ValueReleasedError(
                 f"the data of '{self.process_id}' was released once its dependants had completed; "
-                f"name it in targets=, or run with keep=\"all\"",
+                f'name it in targets=, or run with keep="all"',
                 process_id=str(self.process_id),
             )
         return self._data  # type: ignore[no-any-return]
@@ -320,7 +324,9 @@ class ProcessResult(Generic[T]):
         if isinstance(self.exception, ProcessError):
             raise self.exception
         name = f"process '{self.process_id}'" if self.process_id else "the process"
-        detail = f"{self.error_type}: {self.error}" if self.error_type else self.error or self.reason or "it has no value"
+        detail = (
+            f"{self.error_type}: {self.error}" if self.error_type else self.error or self.reason or "it has no value"
+        )
         message = f"{name} {self.state.value}: {detail}"
         raise ProcessError(message, process_id=str(self.process_id), attempt=self.attempts) from self.exception
 
@@ -360,7 +366,7 @@ class ProcessResult(Generic[T]):
             setattr(self, name, value)
 
 
-_RESULT_FIELDS = [attribute.name for attribute in ProcessResult.__attrs_attrs__]
+_RESULT_FIELDS = [attribute.name for attribute in fields(ProcessResult)]
 
 
 def _travels(exception: BaseException) -> bool:
@@ -422,11 +428,6 @@ def result_of(key: str, outcome: Outcome, strategy: ProcessType, clock: Clock) -
     result = _Lazy.__new__(_Lazy)
     object.__setattr__(result, "_origin", (key, outcome, strategy, clock))
     return result
-
-
-def _began(outcome: Outcome) -> float:
-    started = getattr(outcome, "started", None)
-    return outcome.ended if started is None else started
 
 
 def _error(key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) -> str | None:
@@ -531,9 +532,8 @@ class Run(Mapping[str, ProcessResult[Any]], Generic[T]):
             return name, outcome
         base, _, digits = name.rpartition("_")
         elements = self._elements.get(base)
-        if elements is not None and digits.isdecimal() and int(digits) < len(elements):
-            if str(int(digits)) == digits:
-                return base, elements[int(digits)]
+        if elements is not None and digits.isdecimal() and int(digits) < len(elements) and str(int(digits)) == digits:
+            return base, elements[int(digits)]
         raise KeyError(f"no process {name!r} in this run{did_you_mean(nearest(name, self._outcomes))}")
 
     def __iter__(self) -> Iterator[str]:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import copy_context
 from time import perf_counter
@@ -19,18 +19,18 @@ from attrs import evolve, frozen
 from pmflow.base import BaseProcess, install_launcher
 from pmflow.config import check_timeout, id_text
 from pmflow.decorator import FunctionProcess
-from pmflow.engine.plan import INLINE, LANES, STAGE, TASK, THREAD, WORKER, Plan
 from pmflow.engine.loops import Loop, NoLoop, current_loop, drive
+from pmflow.engine.plan import INLINE, LANES, STAGE, TASK, THREAD, WORKER, Plan
 from pmflow.engine.scheduler import Scheduler
 from pmflow.errors import (
     ConfigurationError,
     DuplicateProcessError,
     GraphError,
-    PmflowError,
     RunTimeoutError,
     ShutdownError,
     WorkflowError,
 )
+from pmflow.events import Announcer, Event
 from pmflow.executors.base import Session
 from pmflow.executors.pools import check_slots, thread_pool, worker_pool
 from pmflow.executors.threads import place_lent
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
     from pmflow.config import ProcessType
     from pmflow.decorator import Reference
-    from pmflow.events import Event
     from pmflow.workflow import Workflow
 
     class Arguments(TypedDict, total=False):
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
         max_processes: int | None
         hooks: Iterable[Callable[[Event], object]]
 
+
 __all__ = ["arun", "run"]
 
 T = TypeVar("T")
@@ -75,12 +75,12 @@ COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 def run(process: BaseProcess[T], /, **arguments: Unpack[Arguments]) -> Run[T]: ...
 @overload
 def run(processes: Processes | Workflow, /, **arguments: Unpack[Arguments]) -> Run[Any]: ...
-def run(processes: Any, /, **arguments: Any) -> Run[Any]:
+def run(processes: Any, /, **arguments: Any) -> Run[Any]:  # noqa: D417 - each argument by its name
     """Run processes, and all they need, as soon as each can run; wait for the end.
 
-    What they need is found by id: among those given, then in the module of the process that asks, then in the scope that
-    calls ``run``. A `Graph` or a `Workflow` is closed: nothing is looked up. Works where an event loop is running too: it
-    then runs in a thread of its own, and this one waits.
+    What they need is found by id: among those given, then in the module of the process that asks, then in the scope
+    that calls ``run``. A `Graph` or a `Workflow` is closed: nothing is looked up. Works where an event loop is running
+    too: it then runs in a thread of its own, and this one waits.
 
     Args:
         processes: one process or several (they are the targets), a module, a `Graph` or a `Workflow`.
@@ -227,11 +227,13 @@ def _gathered(
     as_graph = getattr(processes, "_graph", None)  # a Workflow
     if as_graph is not None and not isinstance(processes, BaseProcess):
         return as_graph(), None, None
-    scopes = [] if frame is None else [frame.f_locals, frame.f_globals]
+    scopes: list[Mapping[str, Any]] = [] if frame is None else [frame.f_locals, frame.f_globals]
     if isinstance(processes, types.ModuleType):
         found = _Scope(vars(processes)).all()
         if not found:
-            raise GraphError(f"the module {processes.__name__!r} has no processes; decorate its functions with @process")
+            raise GraphError(
+                f"the module {processes.__name__!r} has no processes; decorate its functions with @process"
+            )
         return Graph(_Search(found, overrides, scopes).found.values()), None, _Explanation(scopes)
     if isinstance(processes, BaseProcess):
         processes = (processes,)
@@ -406,7 +408,7 @@ class _Execution:
         self.run_id = os.urandom(6).hex()
         self._started = perf_counter()
         self._ended = 0.0
-        self._scheduler: Scheduler | None = None
+        self.scheduler: Scheduler
         self._interrupted = False
 
     async def run(self, loop: Loop | None = None) -> None:
@@ -414,8 +416,6 @@ class _Execution:
         request = self.request
         announcer = None
         if request.hooks:
-            from pmflow.events import Announcer
-
             announcer = Announcer(request.hooks, self.run_id)
         scheduler = Scheduler(
             request.plan,
@@ -423,7 +423,7 @@ class _Execution:
             timeout=request.timeout,
             emit=self._emitter(announcer),
         )
-        self._scheduler = scheduler
+        self.scheduler = scheduler
         if self._interrupted:
             scheduler.interrupt()
         if announcer is not None:
@@ -442,8 +442,7 @@ class _Execution:
             return listener
 
         def emit(kind: str, label: str, state: Any, moment: float, attempt: int, result: Any) -> None:
-            assert self._scheduler is not None
-            date = self._scheduler.clock(moment)
+            date = self.scheduler.clock(moment)
             announcer.announce(kind, date, process_id=label, state=state, attempt=attempt, result=result)
 
         return emit
@@ -503,11 +502,12 @@ class _Execution:
     def interrupt(self) -> None:
         """Stop the run; from a signal handler."""
         self._interrupted = True
-        if self._scheduler is not None:
-            self._scheduler.interrupt()
+        scheduler: Scheduler | None = getattr(self, "scheduler", None)
+        if scheduler is not None:
+            scheduler.interrupt()
 
     @contextmanager
-    def interruptible(self) -> Iterator[None]:
+    def interruptible(self) -> Generator[None]:
         """Let Ctrl-C stop the run instead of falling into the middle of it; a second one falls where it falls."""
         before = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
         if not _is_the_usual(before):
@@ -529,8 +529,7 @@ class _Execution:
 
     def concluded(self) -> Run[Any]:
         """Return the run, or raise what it ended in."""
-        run, scheduler, request = self.result(), self._scheduler, self.request
-        assert scheduler is not None
+        run, scheduler, request = self.result(), self.scheduler, self.request
         if scheduler.stopped_by == "interrupt":
             interrupt = KeyboardInterrupt()
             interrupt.run = run  # type: ignore[attr-defined]
@@ -550,8 +549,7 @@ class _Execution:
 
     def result(self) -> Run[Any]:
         """Return the run."""
-        plan, scheduler = self.request.plan, self._scheduler
-        assert scheduler is not None
+        plan, scheduler = self.request.plan, self.scheduler
         nodes = plan.nodes
         return Run(
             run_id=self.run_id,
@@ -606,7 +604,7 @@ def _users_line(failure: Failure) -> list[str]:
     import traceback
 
     frames = traceback.extract_tb(failure.exception.__traceback__)
-    inside = os.path.dirname(__file__) + os.sep
+    inside = __file__.rpartition(os.sep)[0] + os.sep
     own = [frame for frame in frames if not frame.filename.startswith(inside) and not _is_installed(frame.filename)]
     chosen = own or [frame for frame in frames if not frame.filename.startswith(inside)]
     if chosen:
@@ -619,13 +617,13 @@ def _users_line(failure: Failure) -> list[str]:
 
 
 def _is_installed(filename: str) -> bool:
-    return "site-packages" in filename or filename.startswith(os.path.dirname(os.__file__))
+    return "site-packages" in filename or filename.startswith(os.__file__.rpartition(os.sep)[0])
 
 
 def _add_note(exception: BaseException, note: str) -> None:
     notes = getattr(exception, "__notes__", [])
     if note not in notes:
-        exception.__notes__ = [*notes, note]  # type: ignore[attr-defined]
+        vars(exception)["__notes__"] = [*notes, note]
 
 
 # Processes on their own
@@ -665,7 +663,7 @@ class _Alone(BaseProcess[Any]):
 
 async def _launch(process: BaseProcess[Any], function: Callable[..., Any], input_data: Any) -> ProcessResult[Any]:
     if isinstance(process, FunctionProcess):
-        alone: BaseProcess[Any] = process.options(dependencies={}, after=(), map_over=None)
+        alone: BaseProcess[Any] = process.options(dependencies={}, after=(), map_over=None)  # type: ignore[call-overload]  # once again not mapped
         inputs = input_data or {}
     else:
         alone = _Alone(process, function)

@@ -30,6 +30,10 @@ def _a_process(_node: WorkflowNode, attribute: Attribute[Any], value: Any) -> No
         raise ConfigurationError(f"{attribute.name} must be a process, not {value!r}", setting=attribute.name)
 
 
+def _listed(value: Any) -> list[str | ProcessId]:
+    return [value] if isinstance(value, (str, ProcessId)) else list(value)
+
+
 @define
 class WorkflowNode:
     """A process and its place in a `Workflow`.
@@ -46,7 +50,7 @@ class WorkflowNode:
     """
 
     process: BaseProcess[Any] = field(validator=_a_process)
-    dependencies: list[str | ProcessId] = field(factory=list, converter=lambda value: [value] if isinstance(value, (str, ProcessId)) else list(value))
+    dependencies: list[str | ProcessId] = field(factory=list, converter=_listed)
     required: bool = True
 
     def validate_dependencies(self, available: Collection[Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """One attempt at a process: what it is called with, and what its end means.
 
-`bind` is the truth table of the design: what the end of a dependency means for each kind of edge. The worst one decides.
+`bind` is the truth table of the design: what the end of a dependency means for each kind of edge. The worst decides.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ EMPTY: Mapping[str, Any] = {}
 class Known(Protocol):
     """What has ended so far."""
 
-    bound: Mapping[str, Mapping[str, Any]]
+    bound: dict[str, dict[str, Any]]
     outcomes: dict[str, Outcome]
     elements: dict[str, list[Any]]
     sequences: dict[str, dict[str, list[Any]]]
 
     def result(self, name: str, index: int | None = None) -> ProcessResult[Any]:
         """Return the result of a process, or of an element."""
+        ...
 
 
 def bind(node: Node, known: Known, now: float, *, skip: str | None = None) -> dict[str, Any] | Skipped:
@@ -51,7 +52,7 @@ def bind(node: Node, known: Known, now: float, *, skip: str | None = None) -> di
         if type(outcome) is Success and kind <= DEFAULT:
             values[parameter] = outcome.value
             continue
-        found = _value(parameter, source, kind, outcome, known)
+        found = _value(source, kind, outcome, known)
         if isinstance(found, Skipped):
             if refused is None or found.failed > refused.failed:
                 refused = found
@@ -63,7 +64,9 @@ def bind(node: Node, known: Known, now: float, *, skip: str | None = None) -> di
     return values if refused is None else refused
 
 
-def bind_element(node: Node, index: int, shared: Mapping[str, Any], known: Known, now: float) -> dict[str, Any] | Skipped:
+def bind_element(
+    node: Node, index: int, shared: Mapping[str, Any], known: Known, now: float
+) -> dict[str, Any] | Skipped:
     """Return the parameters of one element by name, or why it cannot run."""
     values = dict(shared)
     refused: Skipped | None = None
@@ -79,7 +82,7 @@ def bind_element(node: Node, index: int, shared: Mapping[str, Any], known: Known
         found = (
             known.result(source, index)
             if kind - EACH in (RESULT, RESULT_LIST)
-            else _value(parameter, f"{source}_{index}", kind - EACH, outcome, known)
+            else _value(f"{source}_{index}", kind - EACH, outcome, known)
         )
         if isinstance(found, Skipped):
             if refused is None or found.failed > refused.failed:
@@ -93,7 +96,7 @@ def bind_element(node: Node, index: int, shared: Mapping[str, Any], known: Known
 _ABSENT = object()
 
 
-def _value(parameter: str, source: str, kind: int, outcome: Outcome, known: Known) -> Any:  # noqa: PLR0911 - a table
+def _value(source: str, kind: int, outcome: Outcome, known: Known) -> Any:  # noqa: PLR0911 - a table
     """Return what an edge passes on, `_ABSENT` for nothing, or a `Skipped`."""
     if kind == RESULT:
         return known.result(source)
@@ -113,7 +116,7 @@ def _value(parameter: str, source: str, kind: int, outcome: Outcome, known: Know
 
 
 def why(source: str, outcome: Outcome) -> tuple[bool, str]:
-    """Say whether an end counts as a failure for what depends on it, and why there is no value (``""``: there is one)."""
+    """Say whether an end counts as a failure for what depends on it, and why it has no value (``""``: it has one)."""
     if isinstance(outcome, Failure):
         error = f"{type(outcome.exception).__name__}: {outcome.exception}"
         return outcome.required, f"'{source}' failed ({_short(error)})"
@@ -173,6 +176,7 @@ class Checked:
         self.label = label
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function, and every rule on what it returns."""
         from pmflow.executors.values import is_final
 
         value = self.function(*args, **kwargs)
@@ -200,7 +204,9 @@ class Checked:
                     rule=name,
                 ) from error
             if accepted is False:
-                raise ValidationError(f"'{self.label}': its result was refused by {name}", process_id=self.label, rule=name)
+                raise ValidationError(
+                    f"'{self.label}': its result was refused by {name}", process_id=self.label, rule=name
+                )
 
 
 def function_of(node: Node) -> Callable[..., Any]:
@@ -237,7 +243,11 @@ def as_failure(label: str, failure: Failure) -> Failure:
 
 def timed_out(label: str, timeout: float, attempt: int, *, ended: bool) -> ProcessTimeoutError:
     """Return the error of an attempt that took too long."""
-    rest = "it was stopped" if ended else "its thread cannot be stopped: it may still be running, and its result is dropped"
+    rest = (
+        "it was stopped"
+        if ended
+        else "its thread cannot be stopped: it may still be running, and its result is dropped"
+    )
     return ProcessTimeoutError(
         f"'{label}' took longer than its timeout of {timeout:g} s; {rest}",
         process_id=label,

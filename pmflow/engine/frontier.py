@@ -15,7 +15,7 @@ has ended, `succeed` says so, and the caller ends the unit itself.
 
 Invariant: every unit is taken or dropped at most once, and once all that were taken have ended, all have been.
 
->>> frontier = Frontier.of({"a": (), "b": ("a",)}).begin()
+>>> frontier = Frontier.of({"a": (), "b": ("a",)})
 >>> frontier.take_ready()
 ['a']
 >>> frontier.succeed("a")
@@ -116,7 +116,7 @@ class _Map:
 
 
 class Frontier:
-    """See the module. Made by `Frontier.of`."""
+    """See the module. Made by `Frontier.of`, or by `Frontier.prepared` and `begin`."""
 
     def __init__(self) -> None:
         self._dependants: dict[Name, list[Name]] = {}
@@ -128,7 +128,12 @@ class Frontier:
         self._maps: dict[Name, _Map] = {}
 
     @classmethod
-    def of(
+    def of(cls, dependencies: Mapping[Name, Iterable[Name]], **facts: Any) -> Frontier:
+        """Return the frontier of a graph that begins; takes what `prepared` takes."""
+        return cls.prepared(dependencies, **facts).begin()
+
+    @classmethod
+    def prepared(
         cls,
         dependencies: Mapping[Name, Iterable[Name]],
         *,
@@ -136,7 +141,7 @@ class Frontier:
         mapped: Mapping[Name, tuple[Name, ...]] | None = None,
         place: Callable[[Name], Place] = _anywhere,
     ) -> Frontier:
-        """Return the frontier of a graph of which nothing has begun.
+        """Return the frontier of a graph that has not begun: `begin` makes as many that have as there are runs.
 
         Args:
             dependencies: unit to the units it waits for; those it is aligned with not among them.
@@ -238,7 +243,7 @@ class Frontier:
             grown += each.followers
 
     def seal(self, name: Name) -> list[Name]:
-        """Say that a mapped unit has all of its elements; return those units, of it and its followers, that are complete."""
+        """Say that a mapped unit has all of its elements; return it and its followers, as far as they are complete."""
         complete = []
         names = [name]
         while names:
@@ -259,7 +264,7 @@ class Frontier:
         return each.sealed and each.ended_count == each.size
 
     def open(self, name: Name) -> list[Name]:
-        """Let the elements of a mapped unit be ready; an aligned one grows with its sources. Returns what `seal` does."""
+        """Let the elements of a mapped unit be ready; an aligned one grows with its sources. Returns like `seal`."""
         each = self._maps[name]
         each.open = True
         if not each.sources:

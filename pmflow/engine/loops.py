@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import asyncio
 
     import trio
+    from typing_extensions import Self
 
 Work = Callable[[Any], Coroutine[Any, Any, None]]
 
@@ -28,6 +29,7 @@ class Loop(Protocol):
 
     def now(self) -> float:
         """Return the loop's own time (virtual in some tests)."""
+        ...
 
     async def wait(self, deadline: float) -> None:
         """Wait until `wake` was called, or the deadline has passed."""
@@ -50,7 +52,7 @@ class Loop(Protocol):
     def cancel(self, task: Any) -> None:
         """Cancel a task at its next await."""
 
-    async def __aenter__(self) -> Loop: ...
+    async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *_error: object) -> bool | None: ...
 
@@ -69,7 +71,7 @@ class AsyncioLoop:
         self._context = copy_context()
         self.now = self._loop.time
 
-    async def __aenter__(self) -> AsyncioLoop:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -137,14 +139,14 @@ class TrioLoop:
         self._token = trio.lowlevel.current_trio_token()
         self._event = trio.Event()
         self._manager = trio.open_nursery()
-        self._nursery: trio.Nursery | None = None
+        self._nursery: trio.Nursery
         self.now = trio.current_time
 
-    async def __aenter__(self) -> TrioLoop:
+    async def __aenter__(self) -> Self:
         self._nursery = await self._manager.__aenter__()
         return self
 
-    async def __aexit__(self, *error: Any) -> bool | None:
+    async def __aexit__(self, *error: Any) -> bool | None:  # noqa: PYI036 - handed on
         return await self._manager.__aexit__(*error)
 
     async def wait(self, deadline: float) -> None:
@@ -171,7 +173,6 @@ class TrioLoop:
 
     def spawn(self, work: Work, argument: Any, name: str) -> trio.CancelScope:
         scope = self._trio.CancelScope()
-        assert self._nursery is not None
         self._nursery.start_soon(self._run, scope, work, argument, name=name)
         return scope
 
@@ -196,7 +197,7 @@ class NoLoop:
         self._soon: deque[Callable[[], None]] = deque()
         self._woken = Semaphore(0)
 
-    async def __aenter__(self) -> NoLoop:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_error: object) -> None:

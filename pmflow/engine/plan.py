@@ -1,4 +1,4 @@
-"""`Plan`: a graph cut down to its targets, with inputs bound and priorities computed; and what a process is called with.
+"""`Plan`: a graph cut down to its targets, with inputs bound and priorities computed.
 
 A plan is immutable and may be run any number of times, from any thread.
 
@@ -19,7 +19,7 @@ from pmflow.config import ProcessType, id_text, id_texts, process_type
 from pmflow.decorator import FunctionProcess
 from pmflow.engine.frontier import Frontier, Place, Priority
 from pmflow.errors import ConfigurationError, InputError, MissingDependencyError, did_you_mean, nearest
-from pmflow.graph import AFTER, DEFAULT, EACH, RESULT, RESULT_LIST, RESULTS, VALUE, Edge, Graph, settings_of
+from pmflow.graph import AFTER, DEFAULT, EACH, RESULT, RESULT_LIST, VALUE, Edge, Graph, settings_of
 
 __all__ = ["Plan"]
 
@@ -117,7 +117,7 @@ class Plan:
 
     __slots__ = ("_asks", "_beginning", "aligned", "bound", "given", "keep_all", "nodes", "targets")
 
-    def __init__(  # noqa: PLR0913 - made in two places, below
+    def __init__(
         self,
         nodes: dict[str, Node],
         targets: tuple[str, ...],
@@ -148,7 +148,7 @@ class Plan:
         _prioritise(self)
         self._beginning = self._frontier()
 
-    def _filled(self, inputs: Mapping[str, Any]) -> Plan:
+    def filled(self, inputs: Mapping[str, Any]) -> Plan:
         """Return this plan with the values of inputs.
 
         Raises:
@@ -169,7 +169,7 @@ class Plan:
         return plan
 
     @classmethod
-    def of(
+    def of(  # noqa: PLR0913 - named arguments, those of `run`
         cls,
         graph: Graph,
         *,
@@ -203,17 +203,17 @@ class Plan:
         inputs = {str(name): value for name, value in (inputs or {}).items()}
         if overrides:
             graph, given = _overridden(graph, overrides)
-            return cls._made(graph, inputs, given, chosen, keep, type, explain)._filled(inputs)
+            return cls._made(graph, inputs, given, chosen, keep, type, explain).filled(inputs)
         key = (frozenset(inputs), chosen, keep, type)
         plan = graph.plans.get(key)
         if plan is None:
             if len(graph.plans) >= PLANS_KEPT:
                 graph.plans.clear()
             plan = graph.plans[key] = cls._made(graph, inputs, {}, chosen, keep, type, explain)
-        return plan._filled(inputs)
+        return plan.filled(inputs)
 
     @classmethod
-    def _made(  # noqa: PLR0913 - a step of `of`, with its arguments
+    def _made(  # noqa: PLR0913, PLR0917 - a step of `of`, with its arguments
         cls,
         graph: Graph,
         inputs: Mapping[str, Any],
@@ -225,7 +225,7 @@ class Plan:
     ) -> Plan:
         for name in targets or ():
             if name not in graph.processes:
-                raise _unknown("target", name, graph)
+                raise _unknown("a target", name, graph)
         needed = graph.processes.keys() if targets is None else _ancestors(graph, targets, given)
         planner = _Planner(graph, inputs, given, needed, type, explain)
         nodes = {name: planner.node(name) for name in graph.order if name in needed}
@@ -261,7 +261,7 @@ class Plan:
             for _, source, kind in edges:
                 if kind & ~EACH in (RESULT, RESULT_LIST):
                     lenient.setdefault(name, set()).add(nodes[source].unit)
-        return Frontier.of(
+        return Frontier.prepared(
             dependencies,
             lenient=lenient,
             mapped={name: sources for name, sources in self.aligned.items() if name not in given},
@@ -293,7 +293,7 @@ def _overridden(graph: Graph, overrides: Mapping[Any, Any]) -> tuple[Graph, dict
     for key, value in overrides.items():
         name = id_text(key)
         if name not in graph.processes:
-            raise _unknown("override", name, graph)
+            raise _unknown("an override", name, graph)
         if isinstance(value, BaseProcess):
             processes[name] = value
         else:
@@ -304,7 +304,7 @@ def _overridden(graph: Graph, overrides: Mapping[Any, Any]) -> tuple[Graph, dict
 def _unknown(what: str, name: str, graph: Graph) -> InputError:
     suggestion = nearest(name, graph.processes)
     return InputError(
-        f"no process is called {name!r}, which is given as {'an' if what == 'override' else 'a'} {what}{did_you_mean(suggestion)}",
+        f"no process is called {name!r}, which is given as {what}{did_you_mean(suggestion)}",
         name=name,
         suggestion=suggestion,
     )
@@ -324,8 +324,8 @@ def _check_inputs(graph: Graph, inputs: Mapping[str, Any]) -> None:
             )
         if process is not None and graph.edges[name]:
             raise InputError(
-                f"'{name}' receives the results of {', '.join(source for _, source, _ in graph.edges[name])}, so it takes "
-                f"no input; to run without it, write overrides={{{name!r}: value}}",
+                f"'{name}' receives the results of {', '.join(source for _, source, _ in graph.edges[name])}, "
+                f"so it takes no input; to run without it, write overrides={{{name!r}: value}}",
                 name=name,
             )
         if process is None and name not in asked:
@@ -353,7 +353,7 @@ def _ancestors(graph: Graph, targets: Iterable[str], given: Mapping[str, Any]) -
 class _Planner:
     """Makes nodes: binds inputs, picks lanes, refuses what is missing."""
 
-    def __init__(  # noqa: PLR0913 - one step of Plan.of, with its arguments
+    def __init__(
         self,
         graph: Graph,
         inputs: Mapping[str, Any],
@@ -553,8 +553,7 @@ def _prioritise(plan: Plan) -> None:
         node = nodes[name]
         longest = 0
         for consumer in node.consumers:
-            if path[consumer] > longest:
-                longest = path[consumer]
+            longest = max(longest, path[consumer])
         path[name] = longest + 1
         if node.unit is name:
             node.priority = -(longest + 1) * stages

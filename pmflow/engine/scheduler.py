@@ -33,7 +33,19 @@ from time import perf_counter
 from typing import Any
 
 from pmflow.decorator import FunctionProcess
-from pmflow.engine.attempt import EMPTY, NONE, arguments, as_failure, bind, bind_element, feed, function_of, timed_out, unwrapped, why
+from pmflow.engine.attempt import (
+    EMPTY,
+    NONE,
+    arguments,
+    as_failure,
+    bind,
+    bind_element,
+    feed,
+    function_of,
+    timed_out,
+    unwrapped,
+    why,
+)
 from pmflow.engine.loops import Loop
 from pmflow.engine.plan import ELEMENT, INLINE, LANES, SOME, STAGE, TASK, Node, Plan, check_sequence
 from pmflow.errors import InputError, ProcessError
@@ -107,7 +119,7 @@ class Scheduler:
         self._timers: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._timed = 0
         self._number = 0
-        self._held = dict.fromkeys(LANES, 0)
+        self._held: dict[str, int] = dict.fromkeys(LANES, 0)
         self._batches: dict[str, list[Call]] = {lane: [] for lane in LANES}
         self._ends: list[tuple[Node, Key, Outcome]] = []
         self._uses = {} if plan.keep_all else {name: len(node.consumers) for name, node in plan.nodes.items()}
@@ -130,7 +142,10 @@ class Scheduler:
         self._thread = get_ident()
         async with loop:
             self._sessions = sessions = open_sessions(self)
-            self._windows = {lane: min(session.window, SOME) if STAGE in lane else session.window for lane, session in sessions.items()}
+            self._windows = {
+                lane: min(session.window, SOME) if STAGE in lane else session.window
+                for lane, session in sessions.items()
+            }
             try:
                 if self._timeout is not None:
                     self._set_timer(self._timeout, self._run_timed_out, None)
@@ -230,7 +245,7 @@ class Scheduler:
                 values.ended = perf_counter()
                 self._ends.append((node, node.id, values))
                 return
-            args, kwargs = arguments(node, values)
+            args, kwargs = arguments(node, values)  # type: ignore[arg-type]  # faster than isinstance
         call = self._call(node, node.id, node.id, args, kwargs)
         if node.next is not None:
             self._link(node.next, call)
@@ -318,7 +333,7 @@ class Scheduler:
 
     # Ends
 
-    def _settle(self, call: Call, outcome: Any) -> None:
+    def _settle(self, call: Call, outcome: Any) -> None:  # noqa: C901, PLR0912 - the path of every process: calls cost
         """Take what an executor has delivered."""
         key = call.key
         running = self._running
@@ -350,10 +365,10 @@ class Scheduler:
             if type(node.process) is not FunctionProcess:
                 outcome = unwrapped(outcome)
             if type(outcome) is Success:
-                if type(key) is str:
-                    self._record(node, outcome)
-                else:
+                if isinstance(key, tuple):
                     self._record_element(node, key, outcome)
+                else:
+                    self._record(node, outcome)
                 if self._ends:
                     self._record_ends()
                 return
@@ -364,7 +379,6 @@ class Scheduler:
     def _not_well(self, node: Node, call: Call, outcome: Failure | Stopped) -> None:
         """Try again what failed or was given up, or end it."""
         key = call.key
-        started = call.started or perf_counter()
         if isinstance(outcome, Stopped):
             if not outcome.ended:
                 self._overlapped.add(key)
@@ -374,12 +388,14 @@ class Scheduler:
             if key not in self._timed_out:
                 stopped = key not in self._overlapped
                 began = call.started or None
-                end = Cancelled(began, outcome.at, attempts=call.attempt if began else call.attempt - 1, stopped=stopped)
+                end = Cancelled(
+                    began, outcome.at, attempts=call.attempt if began else call.attempt - 1, stopped=stopped
+                )
                 self._ends.append((node, key, end))
                 self._record_ends()
                 return
             error = timed_out(call.label, node.settings.timeout, call.attempt, ended=outcome.ended)
-            outcome = Failure(error, started, outcome.at)
+            outcome = Failure(error, call.started or outcome.at, outcome.at)
         if node.lane in _ON_LOOP:
             if isinstance(outcome.exception, KeyboardInterrupt):
                 self._interrupted = True
@@ -419,7 +435,7 @@ class Scheduler:
         own = node.settings.fail_fast
         return outcome.required and self.stopped_by is None and (self._fail_fast if own is None else own)
 
-    def _record(self, node: Node, outcome: Outcome) -> None:
+    def _record(self, node: Node, outcome: Outcome) -> None:  # noqa: C901 - the same
         name = node.id
         self.outcomes[name] = outcome
         if self._emit is not None:
@@ -549,7 +565,9 @@ class Scheduler:
             if name in self.elements:
                 self._give_up_elements(node, now)
                 continue
-            end = _given_up([(source, self.outcomes[source]) for _, source, kind in node.edges if kind not in _ANY_END], now)
+            end = _given_up(
+                [(source, self.outcomes[source]) for _, source, kind in node.edges if kind not in _ANY_END], now
+            )
             self.outcomes[name] = end
             if self._emit is not None:
                 self._tell_end(name, node, end)
@@ -652,7 +670,9 @@ class Scheduler:
     def _result_of(self, label: str, node: Node, outcome: Outcome) -> ProcessResult[Any]:
         return result_of(label, outcome, node.strategy, self.clock)
 
-    def _tell(self, kind: str, label: str, state: ProcessState, moment: float, attempt: int, result: Any = None) -> None:
+    def _tell(
+        self, kind: str, label: str, state: ProcessState, moment: float, attempt: int, result: Any = None
+    ) -> None:
         if self._emit is not None:
             self._emit(kind, label, state, moment, attempt, result)
 

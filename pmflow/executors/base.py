@@ -66,13 +66,13 @@ class Call:
         "then",
     )
 
-    def __init__(  # noqa: PLR0913 - one per process: a record, made in one place
+    def __init__(  # noqa: PLR0913, PLR0917 - one per process: a record, made in one place
         self,
         key: Any,
         label: str,
         function: Callable[..., Any],
         args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] = {},  # noqa: B006 - never written to
+        kwargs: Mapping[str, Any] = {},
         feed: str | int | None = None,
         priority: Priority = 0,
         context: Context | None = None,
@@ -150,6 +150,7 @@ class Executor(Protocol):
 
     def open(self, port: Port, slots: int | None = None) -> Session:
         """Begin a run, which may use at most ``slots`` at once."""
+        ...
 
 
 class PriorityQueue:

@@ -63,7 +63,7 @@ class TaskSession:
     def close(self) -> None:
         """Nothing is left: every task has ended."""
 
-    async def _run(self, chain: tuple[Call, Any]) -> None:
+    async def _run(self, chain: tuple[Call, Any]) -> None:  # noqa: C901 - the path of every coroutine: calls cost
         call, value = chain
         deliver = self._port.deliver
         context = copy_context()
@@ -94,8 +94,8 @@ class TaskSession:
             if then is None:
                 deliver(call, outcome)
                 return
-            # Each call has a context, and a state of cancellation, of its own: where this one has changed its task's, the
-            # rest of the chain gets another task.
+            # Each call has a context, and a state of cancellation, of its own: where this one has changed its task's,
+            # the rest of the chain gets another task.
             same = not call.stopped and copy_context() == context
             if not same:
                 self._again(then, value)
@@ -217,7 +217,9 @@ class _Relay:
     def deliver(self, call: Call, outcome: Any) -> None:
         """Take an outcome."""
         if call is self._stand_in:
-            outcome = Stopped(perf_counter(), ended=True) if self._call.stopped and type(outcome) is Failure else outcome
+            outcome = (
+                Stopped(perf_counter(), ended=True) if self._call.stopped and type(outcome) is Failure else outcome
+            )
             self._port.deliver(self._call, outcome)
         else:
             self._port.deliver(call, outcome)

@@ -18,31 +18,30 @@ __all__ = ["WorkflowPoolManager"]
 MOST_THREADS = 32
 
 _lock = threading.Lock()
-_pools: dict[str, Any] = {}
+_threads: list[ThreadPool] = []
+_workers: list[WorkerPool] = []
 
 
 def thread_pool() -> ThreadPool:
     """Return the program's threads: as many as cores and four more, at most 32."""
-    pool: ThreadPool | None = _pools.get("thread")
-    if pool is None:
-        from pmflow.executors.platform import cores
-        from pmflow.executors.threads import ThreadPool
+    with _lock:
+        if not _threads:
+            from pmflow.executors.platform import cores
+            from pmflow.executors.threads import ThreadPool
 
-        with _lock:
-            pool = _pools.setdefault("thread", ThreadPool(min(MOST_THREADS, cores() + 4)))
-    return pool
+            _threads.append(ThreadPool(min(MOST_THREADS, cores() + 4)))
+    return _threads[0]
 
 
 def worker_pool() -> WorkerPool:
     """Return the program's workers: as many as cores it may use; in a worker, one in place of that worker itself."""
-    pool: WorkerPool | None = _pools.get("process")
-    if pool is None:
-        from pmflow.executors.platform import cores, in_worker
-        from pmflow.executors.workers import WorkerPool
+    with _lock:
+        if not _workers:
+            from pmflow.executors.platform import cores, in_worker
+            from pmflow.executors.workers import WorkerPool
 
-        with _lock:
-            pool = _pools.setdefault("process", WorkerPool(1 if in_worker() else cores()))
-    return pool
+            _workers.append(WorkerPool(1 if in_worker() else cores()))
+    return _workers[0]
 
 
 def check_slots(value: Any, name: str) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
@@ -186,8 +186,8 @@ class ThreadSession:
 
 def _exhausted(call: Call) -> ThreadsExhaustedError:
     return ThreadsExhaustedError(
-        f"'{call.label}' was not started: {MOST_ABANDONED} threads are held by calls that took longer than their timeout "
-        f"and cannot be stopped; use type='process' for functions that may hang",
+        f"'{call.label}' was not started: {MOST_ABANDONED} threads are held by calls that took longer than "
+        f"their timeout and cannot be stopped; use type='process' for functions that may hang",
         process_id=call.label,
     )
 
@@ -232,8 +232,7 @@ class _Thread(threading.Thread):
                 del call  # an idle thread holds nobody's arguments
 
     def _chain(self, call: Call) -> None:
-        assert self.session is not None
-        deliver = self.session.port.deliver
+        deliver = self.session.port.deliver  # type: ignore[union-attr]  # it was taken from one
         note = self.note
         value: Any = None
         while True:
@@ -243,7 +242,11 @@ class _Thread(threading.Thread):
             args, kwargs = (call.args, call.kwargs) if call.feed is None else call.arguments(value)
             try:
                 context = call.context
-                value = call.function(*args, **kwargs) if context is None else context.copy().run(call.function, *args, **kwargs)
+                value = (
+                    call.function(*args, **kwargs)
+                    if context is None
+                    else context.copy().run(call.function, *args, **kwargs)
+                )
                 if type(value) not in FINAL and not is_final(value):
                     value = finished(value)
             except BaseException as error:  # noqa: BLE001 - whatever the function raises is its outcome
@@ -265,7 +268,7 @@ class _Thread(threading.Thread):
 
 
 @contextmanager
-def place_lent() -> Iterator[None]:
+def place_lent() -> Generator[None]:
     """While the calling thread waits for a run of its own, let another thread of the pool take its place."""
     thread: _Thread | None = getattr(_here, "thread", None)
     if thread is None or thread.session is None:

@@ -119,10 +119,10 @@ def dumps(thing: Any, *, value_of: types.ModuleType | None = None) -> bytes:
 
 
 def dumps_quickly(thing: Any) -> bytes:
-    """Pickle data for another process; with cloudpickle only where something of ``__main__`` is in it, or nothing else will."""
+    """Pickle data for another process; by cloudpickle only what has something of ``__main__`` in it, or cannot else."""
     try:
         data = pickle.dumps(thing, 5)
-    except Exception:  # noqa: BLE001 - whatever it raises, cloudpickle may do better, or say more
+    except Exception:
         return dumps(thing)
     return dumps(thing) if b"__main__" in data else data
 
@@ -134,7 +134,7 @@ def _pickler() -> Any:
         import cloudpickle
 
         class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-            def reducer_override(self, thing: Any) -> Any:
+            def reducer_override(self, thing: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - its name
                 if isinstance(thing, types.FunctionType):
                     where = reference(thing)
                     if where is not None:

@@ -27,8 +27,8 @@ def _load(alias: str, file: str) -> Any:
     """Import a file beside this one, without its package."""
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), file)
     spec = importlib.util.spec_from_file_location(alias, path)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise ImportError(path)
     module = sys.modules[alias] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -38,18 +38,14 @@ wire = _load("_pmflow_wire", "wire.py")
 values = _load("_pmflow_values", "values.py")
 
 
-class Unsendable(Exception):
-    """A value that cannot be pickled."""
-
-
 def main(descriptor: int) -> None:
     """Serve the program until it is gone."""
-    os.set_inheritable(descriptor, False)
+    os.set_inheritable(descriptor, False)  # noqa: FBT003 - as Python has it
     connection = socket.socket(fileno=descriptor)
     _thread.start_new_thread(_end_with_the_program, (descriptor,))
     # What cloudpickle defines as part of `__main__` is the program's; nothing of this file may be mistaken for it.
     sys.modules["__main__"] = types.ModuleType("__main__")
-    sys._pmflow_worker = True  # type: ignore[attr-defined]
+    sys._pmflow_worker = True  # type: ignore[attr-defined]  # noqa: SLF001 - `platform.in_worker` looks for it
     frames = wire.Frames()
     functions: dict[bytes, Any] = {}
     while data := connection.recv(1 << 20):
@@ -138,16 +134,23 @@ def _error(link: Any, kind: int, error: BaseException, started: float, ended: fl
     if len(text) > TRACEBACK_LIMIT:
         half = TRACEBACK_LIMIT // 2
         text = f"{text[:half]}\n... {len(text) - TRACEBACK_LIMIT} characters left out ...\n{text[-half:]}"
-    for travel in (lambda: error, lambda: wire.Parts(type(error), error.args, error.__dict__)):
-        try:
-            payload = wire.dumps_quickly(travel())
-            wire.put_together(pickle.loads(payload))
-            break
-        except BaseException:
-            continue
-    else:
-        payload = pickle.dumps((type(error).__name__, str(error), getattr(error, "__notes__", [])), 5)
+    description = (type(error).__name__, str(error), getattr(error, "__notes__", []))
+    payload = (
+        _travelled(lambda: error)
+        or _travelled(lambda: wire.Parts(type(error), error.args, error.__dict__))
+        or pickle.dumps(description, 5)
+    )
     return wire.Reply(kind, link.number, payload, started, ended, text)
+
+
+def _travelled(thing: Any) -> bytes | None:
+    """Return the pickle of what a function returns, if it can be unpickled again."""
+    try:
+        payload: bytes = wire.dumps_quickly(thing())
+        wire.put_together(pickle.loads(payload))
+    except BaseException:
+        return None
+    return payload
 
 
 if __name__ == "__main__":

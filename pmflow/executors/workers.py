@@ -119,7 +119,7 @@ class WorkerPool:
             raise ConfigurationError("type='process' needs a system with Unix sockets; use type='thread' on Windows")
         self._selector = selectors.DefaultSelector()
         self._ear, self._mouth = socket.socketpair()
-        self._ear.setblocking(False)
+        self._ear.setblocking(False)  # noqa: FBT003 - as Python has it
         self._selector.register(self._ear, selectors.EVENT_READ, None)
         self._thread = threading.Thread(target=self._own, name="pmflow-workers", daemon=True)
         self._thread.start()
@@ -190,18 +190,18 @@ class WorkerPool:
         while link is not None:
             try:
                 links.append(self._encoded(worker, session, link))
-            except TransferError as error:
-                worker.unsent = (link, error)
+            except TransferError as refused:
+                worker.unsent = (link, refused)
                 break
             worker.links.append(link)
             link.handle = worker
             link = link.then
         if not links:
-            link, error = worker.unsent  # type: ignore[misc]
+            _, error = worker.unsent  # type: ignore[misc]  # it was the first
             worker.unsent = None
             self._idle.append(worker)
             now = perf_counter()
-            session.port.deliver(link, Failure(error, now, now))
+            session.port.deliver(call, Failure(error, now, now))
             return
         session.running += 1
         worker.session = session
@@ -238,7 +238,7 @@ class WorkerPool:
                 self._bury(worker)
                 return
             for body in worker.frames.feed(data):
-                self._take(worker, wire.Reply(*pickle.loads(body)))  # noqa: S301 - from our own worker
+                self._take(worker, wire.Reply(*pickle.loads(body)))
 
     def _take(self, worker: _Worker, reply: wire.Reply) -> None:
         if reply.kind == wire.READY:
@@ -247,8 +247,7 @@ class WorkerPool:
                 self._false_starts = 0
                 self._idle.append(worker)
             return
-        session, call = worker.session, worker.links.popleft()
-        assert session is not None
+        session, call = worker.for_session(), worker.links.popleft()
         worker.numbers.popleft()
         if reply.kind == wire.UNKNOWN:
             self._again_by_value(worker, session, call, reply)
@@ -258,7 +257,9 @@ class WorkerPool:
             pass
         elif isinstance(outcome, Failure):
             session.port.deliver(call, outcome)
-            worker.dropping = bool(worker.links) and reply.kind == wire.VALUE  # it cannot be opened here: the worker goes on
+            worker.dropping = (
+                bool(worker.links) and reply.kind == wire.VALUE
+            )  # it cannot be opened here: the worker goes on
         else:
             if worker.links:
                 worker.begin(deliver=False)
@@ -270,8 +271,7 @@ class WorkerPool:
 
     def _free(self, worker: _Worker) -> None:
         """Note that a worker's chain has ended."""
-        session, unsent = worker.session, worker.unsent
-        assert session is not None
+        session, unsent = worker.for_session(), worker.unsent
         worker.clear()
         session.running -= 1
         self._idle.append(worker)
@@ -320,7 +320,7 @@ class WorkerPool:
             finally:
                 if descriptor != theirs.fileno():
                     os.close(descriptor)
-        ours.setblocking(False)
+        ours.setblocking(False)  # noqa: FBT003
         worker = _Worker(process, ours, self._selector)
         self._workers.add(worker)
         worker.path = list(sys.path)
@@ -352,7 +352,9 @@ class WorkerPool:
             if self._false_starts >= MOST_FALSE_STARTS:
                 self._give_up(code)
         elif session is not None and links and not worker.dropping:
-            session.port.deliver(links[0], Failure(_crashed(links[0], code), links[0].started, perf_counter(), worker=worker.name))
+            session.port.deliver(
+                links[0], Failure(_crashed(links[0], code), links[0].started, perf_counter(), worker=worker.name)
+            )
 
     def _give_up(self, code: int) -> None:
         self._false_starts = 0
@@ -362,8 +364,8 @@ class WorkerPool:
             while session.queue:
                 call = session.queue.pop()
                 error = WorkerCrashedError(
-                    f"'{call.label}' was not started: {MOST_FALSE_STARTS} workers in a row ended at once ({_how(code)}); "
-                    f"see what this command says: {command}",
+                    f"'{call.label}' was not started: {MOST_FALSE_STARTS} workers in a row ended at once "
+                    f"({_how(code)}); see what this command says: {command}",
                     process_id=call.label,
                 )
                 session.port.deliver(call, Failure(error, now, now))
@@ -399,7 +401,7 @@ class WorkerSession:
     # For the owner
 
     def function(self, call: Call) -> tuple[bytes, bytes]:
-        """Return the token and the pickle of a call's function; made once per run, for a closure may change between runs.
+        """Return the token and the pickle of a call's function, made once per run: a closure may change between runs.
 
         Raises:
             TransferError: it cannot be pickled.
@@ -459,7 +461,9 @@ class _Worker:
     them, which could not be pickled; ``dropping`` says that what it replies is no longer wanted.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], connection: socket.socket, selector: selectors.BaseSelector) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], connection: socket.socket, selector: selectors.BaseSelector
+    ) -> None:
         self.process = process
         self.connection = connection
         self.name = str(process.pid)
@@ -476,6 +480,12 @@ class _Worker:
         self._selector = selector
         self._waiting: deque[memoryview] = deque()
         selector.register(connection, selectors.EVENT_READ, self)
+
+    def for_session(self) -> WorkerSession:
+        """Return the run whose chain it has."""
+        if self.session is None:
+            raise AssertionError(f"worker {self.name} has replied without having been asked")
+        return self.session
 
     def begin(self, *, deliver: bool = True) -> None:
         """Note that the first of its links begins."""
@@ -523,7 +533,7 @@ class _Worker:
 
 def search_path() -> list[str]:
     """Return where the program looks for modules; ``""`` is its working directory now."""
-    return [path or os.getcwd() for path in sys.path]
+    return [path or str(Path.cwd()) for path in sys.path]
 
 
 def _above_standard(theirs: socket.socket) -> int:
@@ -539,8 +549,8 @@ def _outcome(call: Call, reply: wire.Reply, worker: _Worker) -> Success | Failur
     """Return a reply as an outcome."""
     if reply.kind == wire.VALUE:
         try:
-            value = worker.value = pickle.loads(reply.payload)  # noqa: S301 - from our own worker
-        except Exception as error:  # noqa: BLE001 - the user's class may raise anything
+            value = worker.value = pickle.loads(reply.payload)
+        except Exception as error:
             failed: ProcessError = TransferError(
                 f"what '{call.label}' returned cannot be unpickled here: {type(error).__name__}: {error}",
                 process_id=call.label,
@@ -569,17 +579,21 @@ def _outcome(call: Call, reply: wire.Reply, worker: _Worker) -> Success | Failur
     return Failure(exception, reply.started, reply.ended, traceback=reply.text, worker=worker.name)
 
 
-def _exception(call: Call, reply: wire.Reply) -> BaseException:
+def _exception(call: Call, reply: wire.Reply) -> Any:
     """Return the exception itself, or one that tells of it where it did not survive the journey."""
     try:
-        found = wire.put_together(pickle.loads(reply.payload))  # noqa: S301 - from our own worker
-    except Exception as error:  # noqa: BLE001 - it was fine in the worker
-        found = ("Exception", f"{reply.text.strip().rpartition(chr(10))[2]} (here: {type(error).__name__}: {error})", [])
+        found: Any = wire.put_together(pickle.loads(reply.payload))
+    except Exception as error:
+        found = (
+            "Exception",
+            f"{reply.text.strip().rpartition(chr(10))[2]} (here: {type(error).__name__}: {error})",
+            [],
+        )
     if not isinstance(found, BaseException):
         name, message, notes = found
         found = ProcessError(f"{name}: {message}", process_id=call.label, type_name=name)
         if notes:
-            found.__notes__ = list(notes)
+            found.__dict__["__notes__"] = list(notes)
     if found.__cause__ is None:
         found.__cause__ = RemoteTracebackError(reply.text)
     return found
@@ -614,7 +628,7 @@ def _culprit(call: Call) -> tuple[str, Any]:
     for name, value in named.items():
         try:
             wire.dumps_quickly(value)
-        except Exception:  # noqa: BLE001 - found
+        except Exception:
             return name, value
     return "its arguments", call.args
 
