@@ -254,7 +254,7 @@ def _by_id(processes: Iterable[BaseProcess[Any]]) -> dict[str, BaseProcess[Any]]
         if not isinstance(process, BaseProcess):  # pyright: ignore[reportUnnecessaryIsInstance] - not every caller is checked
             raise GraphError(f"a graph is made of processes, and {process!r} is none; decorate it with @process")
         known = found.setdefault(process.id, process)
-        if known is not process:
+        if known is not process and not _same(known, process):
             places = (location(known), location(process))
             raise DuplicateProcessError(
                 f"two processes have the id '{process.id}': {places[0]} and {places[1]}; give one of them another id",
@@ -262,6 +262,13 @@ def _by_id(processes: Iterable[BaseProcess[Any]]) -> dict[str, BaseProcess[Any]]
                 places=places,
             )
     return found
+
+
+def _same(one: BaseProcess[Any], other: BaseProcess[Any]) -> bool:
+    """Whether two are the same process: the method of one object is bound anew each time it is asked for."""
+    if not isinstance(one, FunctionProcess) or not isinstance(other, FunctionProcess):
+        return False
+    return bool(one.__wrapped__ == other.__wrapped__) and one.config == other.config
 
 
 def location(process: BaseProcess[Any]) -> str:

@@ -62,6 +62,9 @@ class ProcessState(Enum):
 class Released:
     """Stands where a value was that is not kept."""
 
+    def __reduce__(self) -> str:
+        return "RELEASED"
+
 
 RELEASED = Released()
 
@@ -123,6 +126,14 @@ class Failure:
         self.traceback = traceback
         self.stopped = stopped
         self.required = True
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        """Travel without an exception that cannot; its type and text stay."""
+        state = {name: getattr(self, name) for name in self.__slots__}
+        if not _travels(self.exception):
+            state["traceback"] = self.traceback or traceback_text(self.exception)
+            state["exception"] = ProcessError(f"{type(self.exception).__name__}: {self.exception}")
+        return None, state
 
 
 class Skipped:
@@ -510,6 +521,11 @@ class Run(Mapping[str, ProcessResult[Any]], Generic[T]):
         self._strategy = strategy
         self._clock = clock
         self._results: dict[str, ProcessResult[Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel without the plan."""
+        strategies = {name: self._strategy(name) for name in self._outcomes}
+        return {**self.__dict__, "_strategy": strategies.__getitem__, "_results": {}}
 
     # As a mapping
 

@@ -34,7 +34,7 @@ from pmflow.events import Announcer, Event
 from pmflow.executors.base import Session
 from pmflow.executors.pools import check_slots, thread_pool, worker_pool
 from pmflow.executors.threads import place_lent
-from pmflow.graph import Graph, location
+from pmflow.graph import Graph, edges_of, location
 from pmflow.results import SHOWN, Failure, ProcessResult, Run
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ __all__ = ["arun", "run"]
 
 T = TypeVar("T")
 
-Processes = BaseProcess[Any] | Iterable[BaseProcess[Any]] | types.ModuleType | Graph
+Processes = Iterable[BaseProcess[Any]] | types.ModuleType | Graph
 
 COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 
@@ -238,7 +238,8 @@ def _gathered(
     if isinstance(processes, BaseProcess):
         processes = (processes,)
     elif isinstance(processes, (str, bytes)) or not isinstance(processes, Iterable):
-        raise GraphError(f"run() takes processes, a module, a Graph or a Workflow, not {_what(processes)}")
+        remedy = "; decorate it with @process" if callable(processes) else ""
+        raise GraphError(f"run() takes processes, a module, a Graph or a Workflow, not {_what(processes)}{remedy}")
     given = list(processes)
     for each in given:
         if not isinstance(each, BaseProcess):
@@ -290,23 +291,24 @@ class _Search:
     ) -> None:
         self._scopes: dict[int, _Scope] = {}
         self._outer = scopes
-        self.found: dict[str, Any] = {id(process): process for process in given}  # type: ignore[misc]
-        names = {process.id for process in given}
+        self.found: dict[int, BaseProcess[Any]] = {id(process): process for process in given}
+        names = {process.id: process for process in given}
+        chosen = set(names)  # what is given is what is meant, whatever modules have
         replaced = {id_text(key): value for key, value in overrides.items()}
         waiting = [replaced.get(process.id, process) for process in given]
-        from pmflow.graph import edges_of
-
         while waiting:
             process = waiting.pop()
             if not isinstance(process, BaseProcess):
                 continue  # a value stands for it
             for _, source, _ in edges_of(process):
-                if source in names:
+                if source in chosen:
                     continue
                 needed = self._look_up(process, source)
-                if needed is not None:
-                    names.add(source)
-                    self.found[id(needed)] = needed  # type: ignore[index]
+                if needed is None:
+                    continue
+                self.found[id(needed)] = needed  # two of one id are refused by the graph
+                if source not in names:
+                    names[source] = needed
                     waiting.append(replaced.get(source, needed))
 
     def _look_up(self, process: BaseProcess[Any], name: str) -> BaseProcess[Any] | None:
@@ -354,6 +356,8 @@ def _not_a_process(name: str, value: Any) -> str:
         return f"the variable {name!r} is the process '{value.id}': ask for it by that id"
     if isinstance(value, types.FunctionType):
         return f"the function {name!r} is no process: decorate it with @process"
+    if callable(value):
+        return f"{name!r} is no process but a {type(value).__name__}: make one of it with process({name})"
     return (
         f"the variable {name!r} is no process but a value of type {type(value).__name__}: if it was one, run its "
         f"definition again; if it is an input, pass inputs={{{name!r}: {name}}}"

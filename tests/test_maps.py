@@ -36,7 +36,7 @@ def total(page: list[int]) -> int:
 
 def elements(run: Run[Any], name: str) -> list[ProcessState]:
     """Return the states of the elements of a mapped process."""
-    states = []
+    states: list[ProcessState] = []
     while f"{name}_{len(states)}" in run:
         states.append(run[f"{name}_{len(states)}"].state)
     return states
@@ -92,7 +92,7 @@ def test_an_empty_list_maps_to_an_empty_list(kind: str) -> None:
     count = process(len, id="count", type=kind, dependencies={"obj": "words"})
     run = pmflow.run([count, words, page], inputs={"numbers": []})
     assert run.data == {"count": 0, "words": [], "page": []}
-    assert {name: run[name].state for name in run} == {"page": DONE, "words": DONE, "count": DONE}
+    assert [(name, run[name].state) for name in run] == [("page", DONE), ("words", DONE), ("count", DONE)]
     assert elements(run, "page") == []
 
 
@@ -167,7 +167,7 @@ def test_positional_only_parameters_are_mapped_over(kind: str) -> None:
     """A positional-only parameter may be the one that is mapped over."""
 
     def power(base: int, exponent: int = 2, /) -> int:
-        return base**exponent
+        return int(base**exponent)
 
     mapped = process(power, type=kind, map_over={"exponent": "exponents"})
     assert pmflow.run(mapped, inputs={"base": 2, "exponents": [1, 2, 3]}).value == [2, 4, 8]
@@ -442,6 +442,15 @@ def test_different_lengths_skip_the_consumer() -> None:
     assert "different lengths" in (run["next"].reason or "")
 
 
+def test_unequal_and_empty_skips_the_maps_behind() -> None:
+    """The same where the shorter of the two is an empty map: what maps over the failed one has no elements to run."""
+    left = process(lambda a: a, id="left", map_over="a")
+    pair = process(lambda left, right: left, id="pair", map_over={"left": "left", "right": "right"})
+    next_ = process(lambda pair: pair, id="next", map_over="pair")
+    run = pmflow.run([left, pair, next_], inputs={"a": [], "right": [1]}, on_error="return")
+    assert {name: run[name].state for name in run} == {"left": DONE, "pair": FAILED, "next": SKIPPED}
+
+
 # What is refused
 
 
@@ -533,7 +542,7 @@ def test_an_id_that_an_element_would_have(digits: str) -> None:
     other = process(lambda: 1, id=f"page_{digits}")
     for give in (Graph, pmflow.run):
         with pytest.raises(GraphError, match=rf"'page_{digits}'.*'page'") as caught:
-            give([page, other])  # type: ignore[operator]
+            give([page, other])
         assert caught.value.process_id == f"page_{digits}"
 
 
@@ -950,7 +959,7 @@ def two_stages(kind: str) -> list[Any]:
 @pytest.mark.parametrize(
     "settings", [{"targets": "used"}, {"targets": "used", "keep": "targets"}], ids=["targets", "keep"]
 )
-def test_a_pipeline_holds_a_handful_of_values(kind: str, settings: dict[str, str], values: type[Value]) -> None:
+def test_a_pipeline_holds_a_handful_of_values(kind: str, settings: dict[str, Any], values: type[Value]) -> None:
     """Where only targets are kept, a two-stage map of 10,000 holds a handful of values, not 10,000."""
     run = pmflow.run(two_stages(kind), inputs={"numbers": range(10_000)}, **settings)
     assert run.value == list(range(10_000))

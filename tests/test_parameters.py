@@ -329,7 +329,9 @@ def test_an_unknown_override_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "targets", ["words", ["words"], ProcessId("words"), words, [words]], ids=["string", "list", "id", "process", "processes"]
+    "targets",
+    ["words", ["words"], ProcessId("words"), words, [words]],
+    ids=["string", "list", "id", "process", "processes"],
 )
 def test_only_the_ancestors_of_targets_run(targets: Any) -> None:
     """`targets`, one id or several in any spelling: only they and their ancestors run."""
@@ -398,7 +400,14 @@ def test_a_value_is_kept_until_its_dependants_have_completed() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"keep": "some"}, {"on_error": "ignore"}, {"type": "quantum"}, {"timeout": 0}, {"max_threads": 0}, {"max_processes": True}],
+    [
+        {"keep": "some"},
+        {"on_error": "ignore"},
+        {"type": "quantum"},
+        {"timeout": 0},
+        {"max_threads": 0},
+        {"max_processes": True},
+    ],
     ids=str,
 )
 def test_impossible_arguments_of_run(settings: dict[str, Any]) -> None:
@@ -564,7 +573,9 @@ def test_a_returned_iterator_is_a_list(kind: str) -> None:
         assert type(letters) is list
         return map(str.upper, letters)
 
-    run = pmflow.run([process(upper, type=kind), process(letters, type=kind)], inputs={"text": "ab"}, targets="upper", keep="all")
+    run = pmflow.run(
+        [process(upper, type=kind), process(letters, type=kind)], inputs={"text": "ab"}, targets="upper", keep="all"
+    )
     assert data(run) == {"letters": ["a", "b"], "upper": ["A", "B"]}
 
 
@@ -619,7 +630,7 @@ def closure(amount: int) -> Any:
     ids=["lambda", "closure", "partial of a builtin", "bound method", "callable", "partial of a method"],
 )
 def test_callables_of_every_kind(function: Any, kind: str) -> None:
-    """`process(function)` takes lambdas, closures, partials, bound methods, callables and builtins, on every strategy."""
+    """`process(function)` takes lambdas, closures, partials, methods, callables and builtins, on every strategy."""
     if getattr(function, "func", None) is operator.add:
         assert pmflow.run(process(function, id="two", type=kind), inputs={"b": 3}).value == 5
     else:
@@ -717,7 +728,7 @@ def test_function_and_class_processes_mix() -> None:
 
 
 def test_missing_parameters_are_refused_before_anything_runs() -> None:
-    """A parameter that nothing provides is refused before anything runs: process, parameter, where it looked, nearest."""
+    """A parameter that nothing provides is refused before anything runs, with the process and the nearest name."""
     ran: list[int] = []
 
     @process

@@ -204,7 +204,9 @@ def test_no_state_of_a_process_is_shared_between_runs() -> None:
 
     values: dict[int, int] = {}
     threads = [
-        threading.Thread(target=lambda given=given: values.update({given: pmflow.run(number, inputs={"given": given}).value}))
+        threading.Thread(
+            target=lambda given=given: values.update({given: pmflow.run(number, inputs={"given": given}).value})
+        )
         for given in range(4)
     ]
     for thread in threads:

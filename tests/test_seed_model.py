@@ -74,7 +74,11 @@ def test_states() -> None:
 
 def test_types() -> None:
     """The strategies, each with the word that `@process` takes."""
-    assert {kind.name: kind.value for kind in ProcessType} == {"ASYNC": "async", "THREAD": "thread", "PROCESS": "process"}
+    assert {kind.name: kind.value for kind in ProcessType} == {
+        "ASYNC": "async",
+        "THREAD": "thread",
+        "PROCESS": "process",
+    }
 
 
 def test_config_fields() -> None:
@@ -292,7 +296,11 @@ def test_fail_fast_false_lets_the_others_finish() -> None:
     with pytest.raises(pmflow.WorkflowError) as caught:
         pmflow.run([broken, heir], hooks=[note])
     assert caught.value.run is not None
-    assert {name: result.data for name, result in caught.value.run.items()} == {"broken": None, "other": True, "heir": True}
+    assert {name: result.data for name, result in caught.value.run.items()} == {
+        "broken": None,
+        "other": True,
+        "heir": True,
+    }
 
 
 # Workflow

@@ -121,7 +121,7 @@ class Scheduler:
         self._number = 0
         self._held: dict[str, int] = dict.fromkeys(LANES, 0)
         self._batches: dict[str, list[Call]] = {lane: [] for lane in LANES}
-        self._ends: list[tuple[Node, Key, Outcome]] = []
+        self._ends: deque[tuple[Node, Key, Outcome]] = deque()
         self._uses = {} if plan.keep_all else {name: len(node.consumers) for name, node in plan.nodes.items()}
         self.loop: Loop
         self._sessions: Mapping[str, Session]
@@ -423,7 +423,7 @@ class Scheduler:
         """Record what has ended, and everything that ends with it."""
         ends = self._ends
         while ends:
-            node, key, outcome = ends.pop()
+            node, key, outcome = ends.popleft()
             if type(key) is tuple:
                 self._record_element(node, key, outcome)
             elif key not in self.outcomes:
@@ -437,6 +437,8 @@ class Scheduler:
 
     def _record(self, node: Node, outcome: Outcome) -> None:  # noqa: C901 - the same
         name = node.id
+        if type(outcome) is Mapped and not self.elements[name]:
+            outcome = self._without_elements(node, outcome)
         self.outcomes[name] = outcome
         if self._emit is not None:
             self._tell_end(name, node, outcome)
@@ -458,6 +460,14 @@ class Scheduler:
             return
         for dropped in self._frontier.fail(node.unit):
             self._skip(dropped, outcome, name)
+
+    def _without_elements(self, node: Node, outcome: Mapped) -> Outcome:
+        """Return the end of a map that had nothing to go over: that of a source that failed as a whole goes on."""
+        for source in self.plan.aligned[node.id]:
+            failed, reason = why(source, self.outcomes[source])
+            if failed:
+                return Skipped(reason, outcome.ended, failed=True)
+        return outcome
 
     def _skip(self, name: str, outcome: Outcome, source: str) -> None:
         failed, reason = why(source, outcome)

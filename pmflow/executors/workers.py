@@ -131,8 +131,8 @@ class WorkerPool:
             for key, events in self._selector.select():
                 worker: _Worker | None = key.data
                 if worker is None:
-                    self._armed = False
                     self._ear.recv(4096)
+                    self._armed = False  # after it was emptied: whoever arms it now is heard
                 elif worker in self._workers:
                     if events & selectors.EVENT_WRITE:
                         worker.flush()

@@ -137,7 +137,7 @@ def _judge(report: dict[str, Any], left: list[str], *, returncode: int, stderr: 
 
 
 def _as_test(test: Callable[..., None], function: Callable[..., object], each: dict[str, Sequence[Any]]) -> object:
-    import pytest  # noqa: PLC0415 - the program of a case must not load it
+    import pytest
 
     test.__name__, test.__doc__, test.__module__ = function.__name__, function.__doc__, function.__module__
     parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in each]

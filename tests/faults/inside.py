@@ -166,7 +166,9 @@ def ten(
     held = Held.now()
     run = process_of.run(list(range(10)), call)
     results = {n: run[f"call_{n}"] for n in range(10)}
-    assert {n: result.data for n, result in results.items() if result.success} == {n: n * n for n in range(10) if n != 3}
+    assert {n: result.data for n, result in results.items() if result.success} == {
+        n: n * n for n in range(10) if n != 3
+    }
     assert type(results[3].exception) is fails_with, results[3]
     assert results[3].error_type == fails_with.__name__
     assert run.execution_time <= sound.execution_time + extra + 1.0
@@ -185,7 +187,7 @@ class Oracle:
         self.settings = settings
 
     def run(self, numbers: list[int], call: Callable[[int], Any] = lambda n: n) -> Any:
-        import pmflow  # noqa: PLC0415 - not before the case asks for it
+        import pmflow
 
         if self.settings["type"] == "async" and not inspect.iscoroutinefunction(call):
             call = later(call)
@@ -208,7 +210,7 @@ def later(call: Callable[[int], Any]) -> Callable[[int], Any]:
     return called
 
 
-def where(n: int) -> int:  # noqa: ARG001 - the map's parameter
+def where(n: int) -> int:
     return os.getpid()
 
 

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pmflow
 from harness import case
 from inside import raises
+
+import pmflow
 from pmflow import (
     ConfigurationError,
     CycleError,

@@ -7,7 +7,7 @@ import textwrap
 
 from harness import run_program
 
-SCRIPT = '''
+SCRIPT = """
 import os
 import pmflow
 from pmflow import process
@@ -34,7 +34,7 @@ def total(square, point):
     return sum(square) + made.x
 
 print(pmflow.run(total, inputs={"x": 4, "numbers": [1, 2, 3]}).value)
-'''
+"""
 PRINTS = "top level\n54\n"
 
 

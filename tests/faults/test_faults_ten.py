@@ -7,9 +7,9 @@ import threading
 from typing import Any
 
 import anyio
-
 from harness import case
 from inside import ten
+
 from pmflow import ProcessTimeoutError, WorkerCrashedError
 
 TYPES = {"async": "async", "inline": "async", "thread": "thread", "process": "process"}

@@ -1,0 +1,93 @@
+"""The benchmarks run, and measure what they are for; how fast pmflow is, a test cannot know on a shared machine."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pmflow
+
+OVERHEAD = Path(__file__).resolve().parents[1] / "benchmarks" / "overhead.py"
+
+
+def overhead(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the benchmark as a reader would."""
+    path = os.pathsep.join([str(Path(pmflow.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
+    return subprocess.run(
+        [sys.executable, str(OVERHEAD), *arguments],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, dict[str, Any]]:
+    """Every row that the benchmark prints, by name, from one run on tiny sizes."""
+    ended = overhead("--quick", "--json")
+    assert ended.returncode == 0, ended.stderr
+    return {row["name"]: row for row in json.loads(ended.stdout)}
+
+
+GOALS = {
+    **{f"coroutine, {shape}, {size}": "<= 1.5 x" for shape in ("wide", "layered") for size in (100, 200)},
+    **{
+        f"plain function on the loop, {shape}, {size}": "<= 5 us"
+        for shape in ("wide", "chain", "layered")
+        for size in (100, 200)
+    },
+    **{
+        f"thread, {shape}, {size}": f"<= {ratio} x"
+        for shape, ratio in {"wide": "0.3", "layered": "0.45", "chain": "0.15"}.items()
+        for size in (100, 200)
+    },
+    **{
+        f"{kind} on the loop, {shape}, {size}{what}": goal
+        for kind in ("coroutines", "plain functions")
+        for shape in ("wide", "chain")
+        for size in ("1,000", "2,000")
+        for what, goal in {"": "<= 15 us", ", memory": "<= 1000 bytes"}.items()
+    },
+    **{
+        f"{kind} on the loop, {shape}, most : fewest": "<= 1.25 x"
+        for kind in ("coroutines", "plain functions")
+        for shape in ("wide", "chain")
+    },
+    "Graph(processes), layered, 100": "<= 10 us",
+    "where first come, first served hurts": "<= 1.03 x",
+    "import pmflow": "<= 1 x",
+    "hello world, three threads": "<= 1.1 x",
+}
+
+
+@pytest.mark.parametrize("name", GOALS)
+def test_every_operation_is_measured_against_its_goal(rows: dict[str, dict[str, Any]], name: str) -> None:
+    """Each row has samples of its floor and of pmflow, and the ratio between them; nothing is said of how large."""
+    row = rows[name]
+    assert row["goal"] == GOALS[name]
+    assert row["met"] in {True, False}
+    assert len(row["floor"]) == len(row["pmflow"]) > 0
+    assert min(row["floor"] + row["pmflow"]) > 0
+    assert row["ratio"] == min(row["pmflow"]) / min(row["floor"])
+
+
+def test_the_table_has_a_line_for_each_row() -> None:
+    """One section at a time, as a table for people."""
+    ended = overhead("--quick", "order")
+    assert ended.returncode == 0, ended.stderr
+    head, line = ended.stdout.splitlines()
+    assert head.split() == ["operation", "unit", "floor", "pmflow", "ratio", "goal", "of", "which"]
+    assert line.startswith("where first come, first served hurts")
+
+
+def test_a_section_that_is_not_there() -> None:
+    """A misspelt section is refused, with the names of those there are."""
+    ended = overhead("thread")
+    assert ended.returncode == 2
+    assert "no section 'thread'; there are coroutines, inline, threads" in ended.stderr
