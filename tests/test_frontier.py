@@ -1,5 +1,8 @@
 """The frontier: names, counts and priorities, as plain functions."""
 
+# pyright: reportUnknownLambdaType=false
+# The parameters of a lambda have no types.
+
 from collections.abc import Callable, Mapping
 from typing import Any
 

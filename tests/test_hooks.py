@@ -1,5 +1,8 @@
 """Hooks: who is told what, in which order, and that they cannot hurt."""
 
+# pyright: reportUnknownLambdaType=false
+# The parameters of a lambda have names, which is what they are here for, and no types.
+
 import logging
 import threading
 from collections.abc import Callable

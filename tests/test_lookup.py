@@ -1,5 +1,8 @@
 """What can be run, where processes are found, and what is said where they are not."""
 
+# pyright: reportUnknownLambdaType=false
+# The parameters of a lambda have names, which is what they are here for, and no types.
+
 import importlib
 import re
 import sys

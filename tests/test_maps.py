@@ -1,5 +1,8 @@
 """`map_over`: one call per element, element by element, without a barrier."""
 
+# pyright: reportUnknownLambdaType=false
+# The parameters of a lambda have names, which is what they are here for, and no types.
+
 import gc
 import os
 import threading

@@ -1,5 +1,8 @@
 """The graph and the plan: edges, checks, what is cut, what goes first, and what is run as one chain."""
 
+# pyright: reportUnknownLambdaType=false
+# The parameters of a lambda have names, which is what they are here for, and no types.
+
 import pickle
 from itertools import pairwise
 from typing import Any

@@ -1,5 +1,8 @@
 """What comes out: `Run` and `ProcessResult`, failures as errors, and how a stop shows."""
 
+# pyright: reportUnknownLambdaType=false
+# The parameters of a lambda have names, which is what they are here for, and no types.
+
 import html.parser
 import json
 import math

@@ -9,6 +9,9 @@
 Of several parameters the worst row wins. `test_maps.py` holds the same element by element.
 """
 
+# pyright: reportUnknownLambdaType=false
+# The parameters of a lambda have names, which is what they are here for, and no types.
+
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +30,18 @@ DONE, FAILED, SKIPPED = ProcessState.COMPLETED, ProcessState.FAILED, ProcessStat
 def fail() -> Any:
     """Fail."""
     raise ValueError("no such page")
+
+
+class Class(BaseProcess):
+    """A class process that calls what it is given."""
+
+    def __init__(self, process_id: str, function: Callable[[Any], Any], **settings: Any) -> None:
+        super().__init__(ProcessConfig(process_id=process_id, **settings))
+        self.function = function
+
+    def process(self, input_data: Any) -> Any:
+        """Return what the function returns."""
+        return self.function(input_data)
 
 
 # The upstream `x`, in every way to end with a value, with none, or with a failure.
@@ -65,18 +80,6 @@ every_value = pytest.mark.parametrize("upstream", VALUE.values(), ids=VALUE.keys
 every_no_value = pytest.mark.parametrize("upstream", NO_VALUE.values(), ids=NO_VALUE.keys())
 every_failure = pytest.mark.parametrize("upstream", FAILURE.values(), ids=FAILURE.keys())
 every_type = pytest.mark.parametrize("kind", ["async", "thread", "coroutine"])
-
-
-class Class(BaseProcess):
-    """A class process that calls what it is given."""
-
-    def __init__(self, process_id: str, function: Callable[[Any], Any], **settings: Any) -> None:
-        super().__init__(ProcessConfig(process_id=process_id, **settings))
-        self.function = function
-
-    def process(self, input_data: Any) -> Any:
-        """Return what the function returns."""
-        return self.function(input_data)
 
 
 def plain(x: Any) -> Any:

@@ -147,7 +147,14 @@ class TrioLoop:
         return self
 
     async def __aexit__(self, *error: Any) -> bool | None:  # noqa: PYI036 - handed on
-        return await self._manager.__aexit__(*error)
+        try:
+            return await self._manager.__aexit__(*error)
+        except BaseException as group:
+            # The nursery is nobody's business: what was raised in it alone leaves it alone.
+            inner: tuple[BaseException, ...] = getattr(group, "exceptions", ())
+            if len(inner) != 1:
+                raise
+            raise inner[0] from inner[0].__cause__
 
     async def wait(self, deadline: float) -> None:
         with self._trio.CancelScope(deadline=deadline):

@@ -165,13 +165,12 @@ class InlineSession:
 
     def _drain(self) -> None:
         self._scheduled = False
-        context = copy_context()
         queue = self._queue
         for _ in range(A_PASS):
             if not queue:
                 return
             call, value = queue.popleft()
-            self._make(call, value, context.copy())
+            self._make(call, value, copy_context() if call.context is None else call.context.copy())
         if queue:
             self._scheduled = True
             self._loop.call_soon(self._drain)

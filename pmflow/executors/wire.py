@@ -32,7 +32,7 @@ READY, VALUE, ERROR, UNSENDABLE, UNREADABLE, UNKNOWN = range(6)
 
 
 class Setup(NamedTuple):
-    """What a worker has to know before its first call, and whenever it has changed: where modules are looked for."""
+    """Where modules are looked for: before the first call, and when that has changed. Functions are forgotten."""
 
     path: list[str]
 

@@ -20,7 +20,6 @@ from time import perf_counter
 from typing import Any
 
 TRACEBACK_LIMIT = 50_000
-FUNCTIONS_KEPT = 1_000
 
 
 def _load(alias: str, file: str) -> Any:
@@ -53,6 +52,7 @@ def main(descriptor: int) -> None:
             message = pickle.loads(body)
             if isinstance(message, tuple):
                 sys.path[:] = wire.Setup(*message).path
+                functions.clear()
                 connection.sendall(wire.frame(wire.Reply(wire.READY)))
             else:
                 _run_chain([wire.Link(*link) for link in message], functions, connection)
@@ -66,6 +66,7 @@ def _end_with_the_program(descriptor: int) -> None:
 
 
 def _run_chain(links: list[Any], functions: dict[bytes, Any], connection: socket.socket) -> None:
+    _remember(links, functions)
     value: Any = None
     for link in links:
         reply, value = _run_link(link, value, functions)
@@ -114,12 +115,18 @@ def _kind(value: Any) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
+def _remember(links: list[Any], functions: dict[bytes, Any]) -> None:
+    """Keep the pickles of functions; a chain may end before it comes to them, and they are not sent again."""
+    for link in links:
+        if link.function is not None:
+            functions[link.token] = link.function
+
+
 def _function(link: Any, functions: dict[bytes, Any]) -> Any:
-    if link.function is not None:
-        if len(functions) >= FUNCTIONS_KEPT:
-            functions.clear()  # the program forgets in the same moment what it has sent
-        functions[link.token] = pickle.loads(link.function)
-    return functions[link.token]
+    known = functions[link.token]
+    if isinstance(known, bytes):
+        known = functions[link.token] = pickle.loads(known)
+    return known
 
 
 def _error(link: Any, kind: int, error: BaseException, started: float, ended: float) -> Any:

@@ -39,7 +39,7 @@ from pmflow.results import Failure, Success
 MAIN = str(Path(__file__).with_name("worker_main.py"))
 
 FUNCTIONS_KEPT = 1_000
-"""As many as the worker keeps (`worker_main`)."""
+"""Functions that a worker holds at most before it is told to forget them all."""
 
 MOST_FALSE_STARTS = 3
 """Workers that died before they were ready, in a row, until it is given up."""
@@ -185,6 +185,8 @@ class WorkerPool:
             self._start_worker()
 
     def _assign(self, worker: _Worker, session: WorkerSession, call: Call) -> None:
+        if worker.path != sys.path or len(worker.known) >= FUNCTIONS_KEPT:
+            worker.set_up()
         links = []
         link: Call | None = call
         while link is not None:
@@ -205,9 +207,6 @@ class WorkerPool:
             return
         session.running += 1
         worker.session = session
-        if worker.path != sys.path:
-            worker.path = list(sys.path)
-            worker.send(wire.frame(wire.Setup(search_path())))
         worker.begin()
         worker.send(wire.frame(links))
 
@@ -215,8 +214,6 @@ class WorkerPool:
         token, payload = session.function(call)
         sent = None
         if token not in worker.known:
-            if len(worker.known) >= FUNCTIONS_KEPT:
-                worker.known.clear()
             worker.known.add(token)
             sent = payload
         self._numbers += 1
@@ -323,8 +320,7 @@ class WorkerPool:
         ours.setblocking(False)  # noqa: FBT003
         worker = _Worker(process, ours, self._selector)
         self._workers.add(worker)
-        worker.path = list(sys.path)
-        worker.send(wire.frame(wire.Setup(search_path())))
+        worker.set_up()
 
     def _end(self, worker: _Worker) -> None:
         """Kill a worker with its process group, and forget it."""
@@ -486,6 +482,12 @@ class _Worker:
         if self.session is None:
             raise AssertionError(f"worker {self.name} has replied without having been asked")
         return self.session
+
+    def set_up(self) -> None:
+        """Tell it where modules are looked for; it forgets the functions that it has."""
+        self.path = list(sys.path)
+        self.known.clear()
+        self.send(wire.frame(wire.Setup(search_path())))
 
     def begin(self, *, deliver: bool = True) -> None:
         """Note that the first of its links begins."""
