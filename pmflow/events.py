@@ -74,7 +74,7 @@ class Announcer:
 
     def _tell(self) -> None:
         while (event := self._queue.get()) is not None:
-            for hook in list(self._hooks):
+            for hook in self._hooks:
                 try:
                     hook(event)
                 except BaseException:
@@ -83,4 +83,4 @@ class Announcer:
                     logging.getLogger("pmflow").exception(
                         "the hook %r raised at %s of run %s; it is not called again", hook, event.kind, event.run_id
                     )
-                    self._hooks.remove(hook)
+                    self._hooks = [other for other in self._hooks if other is not hook]

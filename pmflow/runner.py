@@ -176,6 +176,9 @@ class _Request:
         if options["fail_fast"] is None:
             options["fail_fast"] = options["on_error"] == "raise"
         options["hooks"] = tuple(options["hooks"])
+        for hook in options["hooks"]:
+            if not callable(hook):
+                raise ConfigurationError(f"hooks must be callables that take an Event, not {hook!r}", setting="hooks")
         graph, chosen, explain = _gathered(processes, frame, planning["overrides"] or {})
         if planning["targets"] is None:
             planning["targets"] = chosen
@@ -208,9 +211,10 @@ def _check(options: Mapping[str, Any]) -> None:
     check_timeout(options["timeout"], "run")
     check_slots(options["max_threads"], "max_threads")
     check_slots(options["max_processes"], "max_processes")
-    for hook in options["hooks"]:
-        if not callable(hook):
-            raise ConfigurationError(f"hooks must be callables that take an Event, not {hook!r}", setting="hooks")
+    hooks = options["hooks"]
+    if not isinstance(hooks, Iterable):
+        remedy = "write hooks=[hook]" if callable(hooks) else "write hooks=[print]"
+        raise ConfigurationError(f"hooks must be a list of callables, not {hooks!r}; {remedy}", setting="hooks")
 
 
 # Finding processes
@@ -433,12 +437,13 @@ class _Execution:
         if announcer is not None:
             announcer.announce("run_started", scheduler.clock.date)
         try:
-            await scheduler.run(loop or current_loop(), self._open_sessions)
+            loop = loop or current_loop()
+            await scheduler.run(loop, self._open_sessions)
         finally:
             self._ended = perf_counter()
             if announcer is not None:
                 announcer.announce("run_ended", scheduler.clock(self._ended))
-                announcer.close()
+                await _closed(announcer, loop)
 
     def _emitter(self, announcer: Any) -> Callable[..., None] | None:
         listener = self.request.listener
@@ -564,6 +569,17 @@ class _Execution:
             clock=scheduler.clock,
             execution_time=self._ended - self._started,
         )
+
+
+async def _closed(announcer: Announcer, loop: Loop | None) -> None:
+    """Wait for the hooks, without holding up the loop."""
+    if isinstance(loop, NoLoop):
+        announcer.close()
+        return
+    from anyio import CancelScope, to_thread
+
+    with CancelScope(shield=True):
+        await to_thread.run_sync(announcer.close)
 
 
 def _is_the_usual(handler: Any) -> bool:
