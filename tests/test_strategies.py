@@ -547,6 +547,32 @@ async def test_a_timeout_is_tried_again_after_the_old_attempt_is_dead() -> None:
     assert (result.data, result.attempts, result.stopped) == (2, 3, True)
 
 
+def test_a_late_attempt_does_not_begin_what_follows_twice() -> None:
+    """A thread that was given up ends late: what follows it in the graph runs once, after the attempt that counts."""
+    release, begun, late = threading.Event(), [], threading.Event()
+
+    def slow() -> int:
+        if not begun and not slow_once.is_set():
+            slow_once.set()
+            release.wait(LIMIT)
+            late.set()
+            return 1
+        return 2
+
+    def follows(slow: int) -> int:
+        begun.append(slow)
+        release.set()  # only now may the first attempt end
+        late.wait(LIMIT)
+        time.sleep(0.2)  # what the first attempt's thread still does announces itself by nothing
+        return slow
+
+    slow_once = threading.Event()
+    first = process(slow, timeout=0.1, retries=RetryStrategy(max_retries=1, delay_seconds=0))
+    run = pmflow.run([first, process(follows)])
+    assert begun == [2]
+    assert (run["follows"].data, run["follows"].attempts, run["slow"].stopped) == (2, 1, False)
+
+
 # Context variables
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")

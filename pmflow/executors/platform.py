@@ -69,8 +69,8 @@ def kill_group(leader: int) -> None:
     """End a worker, and everything in its process group."""
     try:
         os.killpg(leader, signal.SIGKILL)
-    except ProcessLookupError:
-        return  # all of it has ended
+    except (ProcessLookupError, PermissionError):
+        return  # all of it has ended; macOS says of a group of zombies that it is not ours
 
 
 def describe_exit(code: int) -> tuple[int | None, str | None]:
@@ -93,6 +93,8 @@ def interpreter_flags() -> list[str]:
         found += ["-E"] * flags.ignore_environment + ["-s"] * flags.no_user_site
     found += ["-" + "O" * flags.optimize] if flags.optimize else []
     found += ["-B"] if sys.dont_write_bytecode else []
+    found += ["-" + "b" * flags.bytes_warning] if flags.bytes_warning else []
+    found += [part for name in ("dev", "faulthandler") if name in sys._xoptions for part in ("-X", name)]  # noqa: SLF001
     for option in sys.warnoptions:
         found += ["-W", option]
     return found

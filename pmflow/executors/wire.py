@@ -21,6 +21,7 @@ import threading
 import types
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 ALIAS = "_pmflow_wire"
@@ -125,6 +126,50 @@ def dumps_quickly(thing: Any) -> bytes:
     except Exception:
         return dumps(thing)
     return dumps(thing) if b"__main__" in data else data
+
+
+def loads(payload: bytes) -> Any:
+    """Unpickle what comes back from a worker; a class that came from here, and comes back by value, is the one it was.
+
+    cloudpickle finds such a class by the number it gave it, but then sets each of its attributes again, to what came
+    back: its methods would be replaced by copies that see other globals.
+    """
+    if b"_make_skeleton_" not in payload:
+        return pickle.loads(payload)
+    from io import BytesIO
+
+    return _Returning(BytesIO(payload)).load()
+
+
+class _Returning(pickle.Unpickler):
+    """Leaves the classes that are known here as they are."""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file)
+        self._known: list[type] = []
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what a pickle names."""
+        found = super().find_class(module, name)
+        if module != "cloudpickle.cloudpickle":
+            return found
+        if name in ("_make_skeleton_class", "_make_skeleton_enum"):
+            return partial(self._class, found)
+        if name == "_class_setstate":
+            return partial(self._set_state, found)
+        return found
+
+    def _set_state(self, set_state: Any, kind: type, state: Any) -> Any:
+        return kind if any(kind is known for known in self._known) else set_state(kind, state)
+
+    def _class(self, make: Any, *args: Any) -> type:
+        from cloudpickle import cloudpickle
+
+        known: type | None = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(args[-2])  # noqa: SLF001 - it has no other door
+        if known is None:
+            return make(*args)  # type: ignore[no-any-return]
+        self._known.append(known)
+        return known
 
 
 def _pickler() -> Any:

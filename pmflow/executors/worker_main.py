@@ -1,25 +1,30 @@
-"""The worker's own program, started by its path: ``python worker_main.py DESCRIPTOR``.
+"""The worker's own program, started by its path: ``python worker_main.py DESCRIPTOR LIFELINE``.
 
 It imports nothing of pmflow and nothing of the user's until a call needs it, and never the program's ``__main__``. It
-reads a chain, runs it link by link, and writes a reply per link as soon as there is one. A second thread does nothing
-but wait for the program to be gone, and then ends the worker with everything in its process group.
+reads a chain, runs it link by link, and writes a reply per link as soon as there is one. The lifeline is a pipe that
+nobody writes to: it ends with the program, and the worker with it.
 """
 
 from __future__ import annotations
+
+import sys
+
+if sys.path[:1] == [__file__.rpartition("/")[0]]:
+    del sys.path[0]  # this folder: its platform.py is not the one that others want to import
 
 import _thread
 import importlib.util
 import os
 import pickle
-import select
 import signal
 import socket
-import sys
 import types
 from time import perf_counter
 from typing import Any
 
 TRACEBACK_LIMIT = 50_000
+CHUNK = 65_536
+PID = os.getpid()
 
 
 def _load(alias: str, file: str) -> Any:
@@ -37,17 +42,21 @@ wire = _load("_pmflow_wire", "wire.py")
 values = _load("_pmflow_values", "values.py")
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, lifeline: int) -> None:
     """Serve the program until it is gone."""
     os.set_inheritable(descriptor, False)  # noqa: FBT003 - as Python has it
+    os.set_inheritable(lifeline, False)  # noqa: FBT003
     connection = socket.socket(fileno=descriptor)
-    _thread.start_new_thread(_end_with_the_program, (descriptor,))
+    _end_with_the_program(lifeline)
+    # A child that a function forks is no worker: it must not speak for one, nor keep its channel open.
+    os.register_at_fork(after_in_child=connection.close)
+    os.register_at_fork(after_in_child=lambda: os.close(lifeline))
     # What cloudpickle defines as part of `__main__` is the program's; nothing of this file may be mistaken for it.
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys._pmflow_worker = True  # type: ignore[attr-defined]  # noqa: SLF001 - `platform.in_worker` looks for it
     frames = wire.Frames()
     functions: dict[bytes, Any] = {}
-    while data := connection.recv(1 << 20):
+    while data := connection.recv(CHUNK):
         for body in frames.feed(data):
             message = pickle.loads(body)
             if isinstance(message, tuple):
@@ -58,11 +67,25 @@ def main(descriptor: int) -> None:
                 _run_chain([wire.Link(*link) for link in message], functions, connection)
 
 
-def _end_with_the_program(descriptor: int) -> None:
-    poll = select.poll()
-    poll.register(descriptor, 0)  # only the end of the connection
-    poll.poll()
-    os.killpg(0, signal.SIGKILL)
+def _end_with_the_program(lifeline: int) -> None:
+    """Have this process group killed when the program is gone.
+
+    On Linux by the kernel itself: the end of the pipe is an event of its descriptor, whose owner is the group and whose
+    signal is SIGKILL. That works while C code holds the GIL, where a thread of ours would wait for its turn.
+    """
+    try:
+        import fcntl
+
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -PID)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_RDONLY | os.O_ASYNC)
+    except (AttributeError, OSError):
+        _thread.start_new_thread(_wait_for_the_end, (lifeline,))
+
+
+def _wait_for_the_end(lifeline: int) -> None:
+    os.read(lifeline, 1)
+    os.killpg(PID, signal.SIGKILL)
 
 
 def _run_chain(links: list[Any], functions: dict[bytes, Any], connection: socket.socket) -> None:
@@ -70,6 +93,8 @@ def _run_chain(links: list[Any], functions: dict[bytes, Any], connection: socket
     value: Any = None
     for link in links:
         reply, value = _run_link(link, value, functions)
+        if os.getpid() != PID:
+            os._exit(0)  # the function has forked, and returned in both
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
@@ -125,7 +150,10 @@ def _remember(links: list[Any], functions: dict[bytes, Any]) -> None:
 def _function(link: Any, functions: dict[bytes, Any]) -> Any:
     known = functions[link.token]
     if isinstance(known, bytes):
-        known = functions[link.token] = pickle.loads(known)
+        try:
+            known = functions[link.token] = pickle.loads(known)
+        except (ImportError, AttributeError) as error:
+            raise wire.NotHereError(f"{type(error).__name__}: {error}") from error
     return known
 
 
@@ -143,25 +171,32 @@ def _error(link: Any, kind: int, error: BaseException, started: float, ended: fl
         text = f"{text[:half]}\n... {len(text) - TRACEBACK_LIMIT} characters left out ...\n{text[-half:]}"
     description = (type(error).__name__, str(error), getattr(error, "__notes__", []))
     payload = (
-        _travelled(lambda: error)
-        or _travelled(lambda: wire.Parts(type(error), error.args, error.__dict__))
+        _travelled(error, lambda: error)
+        or _travelled(error, lambda: wire.Parts(type(error), error.args, error.__dict__))
         or pickle.dumps(description, 5)
     )
     return wire.Reply(kind, link.number, payload, started, ended, text)
 
 
-def _travelled(thing: Any) -> bytes | None:
-    """Return the pickle of what a function returns, if it can be unpickled again."""
+def _travelled(error: BaseException, thing: Any) -> bytes | None:
+    """Return the pickle of what a function returns, if the exception comes out of it again, and says the same."""
     try:
         payload: bytes = wire.dumps_quickly(thing())
-        wire.put_together(pickle.loads(payload))
+        copy = wire.put_together(pickle.loads(payload))
+        same = type(copy) is type(error) and str(copy) == str(error)
     except BaseException:
         return None
-    return payload
+    return payload if same else None
 
 
 if __name__ == "__main__":
     try:
-        main(int(sys.argv[1]))
+        main(int(sys.argv[1]), int(sys.argv[2]))
     except (ConnectionError, KeyboardInterrupt):
+        pass
+    except BaseException as defect:  # of ours: say so before the end
+        sys.excepthook(type(defect), defect, defect.__traceback__)
+    finally:
+        if os.getpid() == PID:
+            os.killpg(PID, signal.SIGKILL)  # what it started ends with it
         os._exit(0)

@@ -23,6 +23,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
@@ -41,8 +42,29 @@ MAIN = str(Path(__file__).with_name("worker_main.py"))
 FUNCTIONS_KEPT = 1_000
 """Functions that a worker holds at most before it is told to forget them all."""
 
+CLOSING = 5.0
+"""Seconds that the owner gets to close."""
+
 MOST_FALSE_STARTS = 3
 """Workers that died before they were ready, in a row, until it is given up."""
+
+CHUNK = 65_536
+
+_starting = threading.Lock()
+"""Held while descriptors are made for a worker, and during a fork: a child must know of all those it has to close."""
+
+_pools: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    """In a forked child: the workers are the parent's."""
+    _starting.release()
+    for pool in list(_pools):
+        pool.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_forget_all)
 
 
 class RemoteTracebackError(Exception):
@@ -62,9 +84,7 @@ class WorkerPool:
     def __init__(self, size: int) -> None:
         self.size = size
         self._set_up()
-        atexit.register(self.close)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forget)
+        _pools.add(self)
 
     def _set_up(self) -> None:
         self._lock = threading.Lock()
@@ -78,29 +98,52 @@ class WorkerPool:
         self._numbers = 0
         self._closed = False
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Let go of everything, in a forked child: the workers are the parent's."""
-        workers = self._workers
-        thread = self._thread
+        workers, thread = self._workers, self._thread
         self._set_up()
         for worker in workers:
-            worker.connection.close()
+            worker.let_go()
             worker.process.returncode = 0  # not this program's to wait for
         if thread is not None:
-            self._selector.close()
-            self._ear.close()
-            self._mouth.close()
+            self._close_channels()
+
+    def _close_channels(self) -> None:
+        self._selector.close()
+        self._ear.close()
+        self._mouth.close()
 
     def open(self, port: Port, slots: int | None = None) -> WorkerSession:
         """Begin a run."""
         return WorkerSession(self, port, min(slots or self.size, self.size))
 
     def close(self) -> None:
-        """End all workers, with everything in their process groups."""
+        """End all workers, with everything in their process groups; calls under way are `Stopped`.
+
+        Used again, the pool begins anew.
+        """
+        thread = self._thread
+        if thread is None:
+            return
+        self.command(self._close)
+        thread.join(CLOSING)
+        if thread.is_alive():  # it is in some value's own unpickling, say
+            for worker in list(self._workers):
+                kill_group(worker.process.pid)
+            return
+        atexit.unregister(self.close)
+        self._close_channels()
+        self._set_up()
+
+    def _close(self) -> None:
         self._closed = True
+        calls = [(session, session.queue.pop()) for session in self._turns for _ in range(len(session.queue))]
         for worker in list(self._workers):
-            kill_group(worker.process.pid)
-            worker.process.wait()
+            if worker.session is not None and worker.links and not worker.dropping:
+                calls.append((worker.session, worker.links[0]))
+            self._end(worker)
+        for session, call in calls:
+            session.port.deliver(call, Stopped(perf_counter(), ended=True))
 
     def command(self, function: Callable[[], None]) -> None:
         """Have the owner call a function."""
@@ -121,6 +164,7 @@ class WorkerPool:
         self._ear, self._mouth = socket.socketpair()
         self._ear.setblocking(False)  # noqa: FBT003 - as Python has it
         self._selector.register(self._ear, selectors.EVENT_READ, None)
+        atexit.register(self.close)
         self._thread = threading.Thread(target=self._own, name="pmflow-workers", daemon=True)
         self._thread.start()
 
@@ -144,7 +188,7 @@ class WorkerPool:
 
     def enqueue(self, session: WorkerSession, chains: Sequence[Call]) -> None:
         """Queue the chains of a run."""
-        if not session.queue and chains:
+        if session not in self._turns:
             self._turns.append(session)
         session.queue.push(chains)
 
@@ -152,12 +196,11 @@ class WorkerPool:
         """Take a call out of the queue, or kill the worker that runs it."""
         worker: _Worker | None = call.handle
         if worker is None:
-            if call.stopped:
-                return
+            try:
+                session.queue.remove(call)
+            except (KeyError, ValueError):
+                return  # it has just been refused, or stopped: its outcome is on its way
             call.stopped = True
-            session.queue.remove(call)
-            if not session.queue:
-                self._turns.remove(session)
             session.port.deliver(call, Stopped(perf_counter(), ended=True))
             return
         self._read(worker)  # what has arrived counts
@@ -168,21 +211,26 @@ class WorkerPool:
 
     def _hand_out(self) -> None:
         """Give chains to workers, from the runs in turn."""
-        turns = self._turns
-        wanted = 0
-        for _ in range(len(turns)):
-            session = turns[0]
-            turns.rotate(-1)
-            while session.queue and session.running < session.slots:
-                if not self._idle:
-                    wanted += min(len(session.queue), session.slots - session.running)
-                    break
-                self._assign(self._idle.pop(), session, session.queue.pop())
-        for session in [each for each in turns if not each.queue]:
-            turns.remove(session)
+        while self._idle and (session := self._next()) is not None:
+            self._assign(self._idle.pop(), session, session.queue.pop())
+        wanted = sum(min(len(each.queue), each.slots - each.running) for each in self._turns)
         starting = sum(not worker.ready for worker in self._workers)
+        if self._false_starts >= MOST_FALSE_STARTS and self._workers:
+            return  # those there are do the work
         for _ in range(min(wanted - starting, self.size - len(self._workers))):
-            self._start_worker()
+            if not self._start_worker():
+                return
+
+    def _next(self) -> WorkerSession | None:
+        """Return the run whose turn it is, of those that may have a further call running."""
+        turns = self._turns
+        for _ in range(len(turns)):
+            session = turns.popleft()
+            if session.queue:
+                turns.append(session)
+                if session.running < session.slots:
+                    return session
+        return None
 
     def _assign(self, worker: _Worker, session: WorkerSession, call: Call) -> None:
         if worker.path != sys.path or len(worker.known) >= FUNCTIONS_KEPT:
@@ -212,13 +260,13 @@ class WorkerPool:
 
     def _encoded(self, worker: _Worker, session: WorkerSession, call: Call) -> wire.Link:
         token, payload = session.function(call)
+        arguments = session.arguments(call)  # refused before anything is noted as sent
         sent = None
         if token not in worker.known:
             worker.known.add(token)
             sent = payload
         self._numbers += 1
         worker.numbers.append(self._numbers)
-        arguments = session.arguments(call)
         return wire.Link(self._numbers, token, sent, arguments, call.feed)
 
     # What workers say
@@ -226,16 +274,19 @@ class WorkerPool:
     def _read(self, worker: _Worker) -> None:
         while True:
             try:
-                data = worker.connection.recv(1 << 20)
+                data = worker.connection.recv(CHUNK)
             except BlockingIOError:
                 return
-            except OSError:
+            except OSError:  # reset: it has ended without having read all
+                worker.unread = True
                 data = b""
             if not data:
                 self._bury(worker)
                 return
             for body in worker.frames.feed(data):
                 self._take(worker, wire.Reply(*pickle.loads(body)))
+            if len(data) < CHUNK:
+                return
 
     def _take(self, worker: _Worker, reply: wire.Reply) -> None:
         if reply.kind == wire.READY:
@@ -245,6 +296,7 @@ class WorkerPool:
                 self._idle.append(worker)
             return
         session, call = worker.for_session(), worker.links.popleft()
+        worker.replied = True
         worker.numbers.popleft()
         if reply.kind == wire.UNKNOWN:
             self._again_by_value(worker, session, call, reply)
@@ -303,24 +355,19 @@ class WorkerPool:
 
     # Lives and deaths
 
-    def _start_worker(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            descriptor = _above_standard(theirs)
+    def _start_worker(self) -> bool:
+        """Start a worker; False if that has been given up."""
+        while True:
             try:
-                process = subprocess.Popen(  # noqa: S603 - our own interpreter, our own file
-                    [sys.executable, *interpreter_flags(), MAIN, str(descriptor)],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=[descriptor],
-                    start_new_session=True,
-                )
-            finally:
-                if descriptor != theirs.fileno():
-                    os.close(descriptor)
-        ours.setblocking(False)  # noqa: FBT003
-        worker = _Worker(process, ours, self._selector)
-        self._workers.add(worker)
-        worker.set_up()
+                with _starting:
+                    worker = _Worker(*_started(), self._selector)
+                    self._workers.add(worker)
+            except OSError as error:
+                if self._false_start(str(error)):
+                    return False
+            else:
+                worker.set_up()
+                return True
 
     def _end(self, worker: _Worker) -> None:
         """Kill a worker with its process group, and forget it."""
@@ -337,22 +384,31 @@ class WorkerPool:
         """Charge the link that a worker was running when it died."""
         if worker not in self._workers:
             return
-        try:
-            code = worker.process.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:  # it has closed its end of the connection, and lives
-            code = -9
-        session, links, unready = worker.session, list(worker.links), not worker.ready
-        self._end(worker)
-        if unready:
-            self._false_starts += 1
-            if self._false_starts >= MOST_FALSE_STARTS:
-                self._give_up(code)
-        elif session is not None and links and not worker.dropping:
+        session, links, untouched = worker.session, list(worker.links), worker.untouched
+        self._end(worker)  # one that is ending keeps its exit code; one that has only closed its channel is killed
+        code = worker.process.returncode
+        if not worker.ready:
+            self._false_start(_how(code))
+        elif session is None or not links or worker.dropping:
+            return
+        elif untouched:
+            for link in links:
+                link.handle, link.started = None, 0.0
+            self.enqueue(session, links[:1])
+        else:
             session.port.deliver(
                 links[0], Failure(_crashed(links[0], code), links[0].started, perf_counter(), worker=worker.name)
             )
 
-    def _give_up(self, code: int) -> None:
+    def _false_start(self, how: str) -> bool:
+        """Count a worker that did not come up; give up, and say so, after some in a row with no other at work."""
+        self._false_starts += 1
+        if self._false_starts < MOST_FALSE_STARTS or any(worker.ready for worker in self._workers):
+            return self._false_starts >= MOST_FALSE_STARTS
+        self._give_up(how)
+        return True
+
+    def _give_up(self, how: str) -> None:
         self._false_starts = 0
         now = perf_counter()
         command = " ".join([sys.executable, *interpreter_flags(), MAIN])
@@ -361,7 +417,7 @@ class WorkerPool:
                 call = session.queue.pop()
                 error = WorkerCrashedError(
                     f"'{call.label}' was not started: {MOST_FALSE_STARTS} workers in a row ended at once "
-                    f"({_how(code)}); see what this command says: {command}",
+                    f"({how}); see what this command says: {command}",
                     process_id=call.label,
                 )
                 session.port.deliver(call, Failure(error, now, now))
@@ -420,7 +476,7 @@ class WorkerSession:
         function = call.function
         try:
             payload = wire.dumps(function, value_of=_module_of(function) if by_value else None)
-        except Exception as error:
+        except BaseException as error:
             raise TransferError(
                 f"'{call.label}' cannot go to a worker process: {type(error).__name__}: {error}; "
                 f"keep what cannot be pickled out of what its function remembers, or use type='thread'",
@@ -439,7 +495,7 @@ class WorkerSession:
         """
         try:
             return wire.dumps_quickly((tuple(call.args), dict(call.kwargs)))
-        except Exception as error:
+        except BaseException as error:
             name, value = _culprit(call)
             raise TransferError(
                 f"'{call.label}' cannot receive {name!r} in a worker process: {_type_name(value)} cannot be pickled "
@@ -454,14 +510,22 @@ class _Worker:
     """A worker process, as its owner sees it.
 
     ``links`` are those of its chain that it has not replied to, the first the one it runs; ``unsent`` the one after
-    them, which could not be pickled; ``dropping`` says that what it replies is no longer wanted.
+    them, which could not be pickled; ``dropping`` says that what it replies is no longer wanted; ``unread`` that it has
+    ended without having read all that was sent.
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], connection: socket.socket, selector: selectors.BaseSelector
+        self,
+        process: subprocess.Popen[bytes],
+        connection: socket.socket,
+        lifeline: int,
+        selector: selectors.BaseSelector,
     ) -> None:
         self.process = process
         self.connection = connection
+        self.unread = self.replied = False
+        self._lifeline = lifeline
+        self._events = selectors.EVENT_READ
         self.name = str(process.pid)
         self.ready = False
         self.frames = wire.Frames()
@@ -501,7 +565,15 @@ class _Worker:
         self.links.clear()
         self.numbers.clear()
         self.unsent = self.session = self.value = None
-        self.dropping = False
+        self.dropping = self.replied = False
+
+    @property
+    def untouched(self) -> bool:
+        """Whether it has ended without having read its chain to the end, so that nothing of it can have begun.
+
+        A socket whose other side ends with something unread is reset; one that was read to the end just ends.
+        """
+        return not self.replied and (self.unread or bool(self._waiting))
 
     def send(self, data: bytes) -> None:
         """Send bytes, now or when the worker takes them."""
@@ -523,14 +595,50 @@ class _Worker:
         except BlockingIOError:
             pass
         except OSError:
+            self.unread = True
             waiting.clear()  # it is dead: reading says so too
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if waiting else 0)
-        self._selector.modify(self.connection, events, self)
+        if events != self._events:
+            self._events = events
+            self._selector.modify(self.connection, events, self)
 
     def close(self) -> None:
-        """Let go of its channel."""
+        """Let go of its channel, once it has ended."""
         self._selector.unregister(self.connection)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close this program's copies of what connects them; the worker notices when there are no others."""
         self.connection.close()
+        os.close(self._lifeline)
+
+
+def _started() -> tuple[subprocess.Popen[bytes], socket.socket, int]:
+    """Start a worker; return it with this program's ends of its channel and of its lifeline.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    ours, theirs = socket.socketpair()
+    end, lifeline = os.pipe()
+    theirs_there = _above_standard(theirs.detach())
+    end = _above_standard(end)
+    try:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter, our own file
+            [sys.executable, *interpreter_flags(), MAIN, str(theirs_there), str(end)],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs_there, end],
+            start_new_session=True,
+        )
+    except BaseException:
+        ours.close()
+        os.close(lifeline)
+        raise
+    finally:
+        os.close(theirs_there)
+        os.close(end)
+    ours.setblocking(False)  # noqa: FBT003
+    return process, ours, lifeline
 
 
 def search_path() -> list[str]:
@@ -538,21 +646,23 @@ def search_path() -> list[str]:
     return [path or str(Path.cwd()) for path in sys.path]
 
 
-def _above_standard(theirs: socket.socket) -> int:
-    """Return a descriptor of the socket that is none of the standard three, which are the user's."""
-    if theirs.fileno() > 2:  # noqa: PLR2004 - stderr
-        return theirs.fileno()
+def _above_standard(descriptor: int) -> int:
+    """Return the descriptor, moved if it is one of the standard three, which are the user's."""
+    if descriptor > 2:  # noqa: PLR2004 - stderr
+        return descriptor
     import fcntl
 
-    return fcntl.fcntl(theirs.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(descriptor)
+    return moved
 
 
 def _outcome(call: Call, reply: wire.Reply, worker: _Worker) -> Success | Failure:
     """Return a reply as an outcome."""
     if reply.kind == wire.VALUE:
         try:
-            value = worker.value = pickle.loads(reply.payload)
-        except Exception as error:
+            value = worker.value = wire.loads(reply.payload)
+        except BaseException as error:
             failed: ProcessError = TransferError(
                 f"what '{call.label}' returned cannot be unpickled here: {type(error).__name__}: {error}",
                 process_id=call.label,
@@ -584,8 +694,8 @@ def _outcome(call: Call, reply: wire.Reply, worker: _Worker) -> Success | Failur
 def _exception(call: Call, reply: wire.Reply) -> Any:
     """Return the exception itself, or one that tells of it where it did not survive the journey."""
     try:
-        found: Any = wire.put_together(pickle.loads(reply.payload))
-    except Exception as error:
+        found: Any = wire.put_together(wire.loads(reply.payload))
+    except BaseException as error:
         found = (
             "Exception",
             f"{reply.text.strip().rpartition(chr(10))[2]} (here: {type(error).__name__}: {error})",
@@ -626,11 +736,18 @@ def _how(code: int) -> str:
 
 def _culprit(call: Call) -> tuple[str, Any]:
     """Return the first argument that cannot be pickled, and its name."""
-    named = {**{f"argument {place}": value for place, value in enumerate(call.args)}, **call.kwargs}
+    import inspect
+
+    try:
+        names = list(inspect.signature(call.function).parameters)
+    except (TypeError, ValueError):
+        names = []
+    names += [f"argument {place}" for place in range(len(names), len(call.args))]
+    named = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
     for name, value in named.items():
         try:
             wire.dumps_quickly(value)
-        except Exception:
+        except BaseException:
             return name, value
     return "its arguments", call.args
 

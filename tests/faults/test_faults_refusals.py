@@ -30,8 +30,8 @@ def link(previous: int) -> int:
 
 def ring(size: int) -> list[Any]:
     """p0 needs the last one, every other its predecessor."""
-    names = [f"p{i}" for i in range(size)]
-    return [process(link, id=name, dependencies={"previous": names[i - 1]}) for i, name in enumerate(names)]
+    any_link, names = process(link), [f"p{i}" for i in range(size)]
+    return [any_link.options(id=name, dependencies={"previous": names[i - 1]}) for i, name in enumerate(names)]
 
 
 @case(size=(1, 2, 3))
