@@ -118,7 +118,11 @@ class BaseProcess(ABC, Generic[T]):
             The result; of a failure too: ``result.unwrap()`` raises it.
         """
         self.metadata = ProcessMetadata(self.config.process_id, state=ProcessState.RUNNING)
-        result = await self._launch(self.entry, input_data)
+        try:
+            result = await self._launch(self.entry, input_data)
+        except BaseException:
+            self.metadata.state = ProcessState.CANCELLED
+            raise
         self.metadata = result.metadata
         return result
 

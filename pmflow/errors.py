@@ -44,6 +44,7 @@ __all__ = [
     "WorkflowError",
     "did_you_mean",
     "nearest",
+    "text_of",
 ]
 
 
@@ -190,6 +191,18 @@ class WorkflowError(PmflowError, ExceptionGroup[Exception]):
     def derive(self, excs: Sequence[Exception], /) -> WorkflowError:  # type: ignore[override]
         """Return a group of some of the exceptions, with the same run (what ``except*`` and ``split`` use)."""
         return WorkflowError(self.message, excs, run=self.run)
+
+
+def text_of(exception: BaseException) -> str:
+    """Return the text of an exception; of one whose own text raises, that it has none.
+
+    >>> text_of(ValueError("no such page"))
+    'no such page'
+    """
+    try:
+        return str(exception)
+    except Exception:  # noqa: BLE001 - a user's class may raise anything
+        return f"<{type(exception).__name__} whose text cannot be made>"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -23,6 +23,7 @@ from pmflow.errors import (
     ValueReleasedError,
     did_you_mean,
     nearest,
+    text_of,
 )
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class Failure:
         state = {name: getattr(self, name) for name in self.__slots__}
         if not _travels(self.exception):
             state["traceback"] = self.traceback or traceback_text(self.exception)
-            state["exception"] = ProcessError(f"{type(self.exception).__name__}: {self.exception}")
+            state["exception"] = ProcessError(f"{type(self.exception).__name__}: {text_of(self.exception)}")
         return None, state
 
 
@@ -443,7 +444,7 @@ def result_of(key: str, outcome: Outcome, strategy: ProcessType, clock: Clock) -
 
 def _error(key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) -> str | None:
     if isinstance(outcome, Failure):
-        return str(outcome.exception)
+        return text_of(outcome.exception)
     if isinstance(outcome, Mapped) and outcome.state is not ProcessState.COMPLETED:
         return f"elements of '{key}' {outcome.state.value}"
     return None

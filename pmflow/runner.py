@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import copy_context
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload, runtime_checkable
 
 from attrs import evolve, frozen
 
@@ -29,9 +29,13 @@ from pmflow.errors import (
     RunTimeoutError,
     ShutdownError,
     WorkflowError,
+    did_you_mean,
+    nearest,
+    text_of,
 )
 from pmflow.events import Announcer, Event
 from pmflow.executors.base import Session
+from pmflow.executors.inline import A_PASS, Inline, Tasks, in_user_code
 from pmflow.executors.pools import check_slots, thread_pool, worker_pool
 from pmflow.executors.threads import place_lent
 from pmflow.graph import Graph, edges_of, location
@@ -166,13 +170,13 @@ class _Request:
     @classmethod
     def of(cls, processes: Any, frame: types.FrameType | None, arguments: Mapping[str, Any]) -> _Request:
         options = {**_DEFAULTS, **arguments}
-        for name in arguments:
-            if name not in _DEFAULTS:
-                from pmflow.errors import did_you_mean, nearest
-
-                raise TypeError(f"run() has no argument {name!r}{did_you_mean(nearest(name, _DEFAULTS))}")
+        unknown = next((name for name in arguments if name not in _DEFAULTS), None)
+        if unknown is not None:
+            raise TypeError(f"run() has no argument {unknown!r}{did_you_mean(nearest(unknown, _DEFAULTS))}")
+        for bound in ("max_threads", "max_processes") if isinstance(processes, _Closed) else ():
+            options[bound] = getattr(processes, bound) if options[bound] is None else options[bound]
         planning = {name: options.pop(name) for name in ("inputs", "overrides", "targets", "keep", "type")}
-        _check(options)
+        _check(options, planning)
         if options["fail_fast"] is None:
             options["fail_fast"] = options["on_error"] == "raise"
         options["hooks"] = tuple(options["hooks"])
@@ -201,7 +205,13 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def _check(options: Mapping[str, Any]) -> None:
+def _check(options: Mapping[str, Any], planning: Mapping[str, Any]) -> None:
+    for name in ("inputs", "overrides"):
+        if not isinstance(planning[name], (Mapping, types.NoneType)):
+            raise ConfigurationError(
+                f"{name} must map names to values, not {planning[name]!r:.100}; write {name}={{'name': value}}",
+                setting=name,
+            )
     if options["on_error"] not in ("raise", "return"):
         raise ConfigurationError(
             f"on_error must be 'raise' or 'return', not {options['on_error']!r}", setting="on_error"
@@ -222,15 +232,25 @@ def _check(options: Mapping[str, Any]) -> None:
 Explain = Callable[[BaseProcess[Any], str], str]
 
 
+@runtime_checkable
+class _Closed(Protocol):
+    """What has a graph of its own, and bounds: a `Workflow`."""
+
+    max_threads: int | None
+    max_processes: int | None
+
+    @property
+    def graph(self) -> Graph: ...
+
+
 def _gathered(
     processes: Any, frame: types.FrameType | None, overrides: Mapping[Any, Any]
 ) -> tuple[Graph, tuple[str, ...] | None, Explain | None]:
     """Return the graph, the ids of its targets if they are said, and what explains a missing name."""
     if isinstance(processes, Graph):
         return processes, None, None
-    as_graph = getattr(processes, "_graph", None)  # a Workflow
-    if as_graph is not None and not isinstance(processes, BaseProcess):
-        return as_graph(), None, None
+    if isinstance(processes, _Closed):
+        return processes.graph, None, None
     scopes: list[Mapping[str, Any]] = [] if frame is None else [frame.f_locals, frame.f_globals]
     if isinstance(processes, types.ModuleType):
         found = _Scope(vars(processes)).all()
@@ -253,6 +273,8 @@ def _gathered(
 
 
 def _what(value: Any) -> str:
+    if isinstance(value, type) and issubclass(value, BaseProcess):
+        return f"the class '{value.__qualname__}', of which one has to be made, {value.__name__}(...),"
     name = getattr(value, "__qualname__", None)
     return f"the {'class' if isinstance(value, type) else 'function'} '{name}'" if name else f"{value!r:.100}"
 
@@ -459,8 +481,6 @@ class _Execution:
     def _open_sessions(self, scheduler: Scheduler) -> dict[str, Session]:
         request = self.request
         lanes = {node.lane for node in request.plan.nodes.values()}
-        from pmflow.executors.inline import A_PASS, Inline, Tasks
-
         tasks, inline = Tasks(scheduler.loop), Inline(scheduler.loop)
         opened: dict[str, Session] = {}
         for lane in LANES:
@@ -524,9 +544,10 @@ class _Execution:
             return
 
         def handle(number: int, frame: Any) -> None:
-            if self._interrupted:
-                signal.default_int_handler(number, frame)
+            again = self._interrupted
             self.interrupt()
+            if again or in_user_code(frame):
+                signal.default_int_handler(number, frame)
 
         signal.signal(signal.SIGINT, handle)
         try:
@@ -609,7 +630,7 @@ def _workflow_error(run: Run[Any], failed: list[tuple[str, Failure]]) -> Workflo
     lines = [f"{len(failed):,} of {len(run):,} processes failed" if len(failed) > 1 else f"'{failed[0][0]}' failed"]
     for name, failure in failed[:SHOWN]:
         exception = failure.exception
-        lines.append(f"  '{name}' (attempt {failure.attempts}): {type(exception).__name__}: {exception}")
+        lines.append(f"  '{name}' (attempt {failure.attempts}): {type(exception).__name__}: {text_of(exception)}")
         lines += [f"    {line}" for line in _users_line(failure)]
     if len(failed) > SHOWN:
         lines.append(f"  ... and {len(failed) - SHOWN:,} more")
@@ -650,22 +671,11 @@ def _add_note(exception: BaseException, note: str) -> None:
 
 
 async def execute_workflow(
-    workflow: Workflow, graph: Graph, inputs: Mapping[str, Any] | None, listener: Callable[..., None]
+    workflow: Workflow, inputs: Mapping[str, Any] | None, listener: Callable[..., None]
 ) -> Run[Any]:
-    """Run the graph of a workflow; what `Workflow.execute` calls."""
-    plan = Plan.of(graph, inputs=inputs, keep="all")
-    return await _arun(
-        _Request(
-            plan=plan,
-            on_error="return",
-            fail_fast=False,
-            timeout=None,
-            max_threads=workflow.max_threads,
-            max_processes=workflow.max_processes,
-            hooks=(),
-            listener=listener,
-        )
-    )
+    """Run a workflow; what `Workflow.execute` calls."""
+    request = _Request.of(workflow, None, {"inputs": inputs, "on_error": "return"})
+    return await _arun(evolve(request, listener=listener))
 
 
 class _Alone(BaseProcess[Any]):
@@ -684,7 +694,7 @@ class _Alone(BaseProcess[Any]):
 async def _launch(process: BaseProcess[Any], function: Callable[..., Any], input_data: Any) -> ProcessResult[Any]:
     if isinstance(process, FunctionProcess):
         alone: BaseProcess[Any] = process.options(dependencies={}, after=(), map_over=None)  # type: ignore[call-overload]  # once again not mapped
-        inputs = input_data or {}
+        inputs = {} if input_data is None else input_data
     else:
         alone = _Alone(process, function)
         inputs = {alone.id: input_data}

@@ -155,7 +155,13 @@ class Workflow:
             for name, node in self._nodes.items()
         }
 
-    def _graph(self) -> Graph:
+    @property
+    def graph(self) -> Graph:
+        """The nodes as a `Graph`.
+
+        Raises:
+            CycleError: nodes that wait for one another.
+        """
         return Graph.declared(
             [node.process for node in self._nodes.values()],
             {name: id_texts(node.dependencies) for name, node in self._nodes.items()},
@@ -174,9 +180,16 @@ class Workflow:
         Raises:
             GraphError: the graph cannot run; nothing has run.
         """
+        self._results = {}
         for node in self._nodes.values():
             node.process.metadata = ProcessMetadata(node.process.id)
-        run = await execute_workflow(self, self._graph(), initial_data, self._note)
+        try:
+            run = await execute_workflow(self, initial_data, self._note)
+        except BaseException:
+            for node in self._nodes.values():
+                if node.process.metadata.state is not ProcessState.WAITING:
+                    node.process.metadata.state = ProcessState.CANCELLED
+            raise
         self._results = dict(run)
         for name, result in self._results.items():
             self._nodes[name].process.metadata = result.metadata

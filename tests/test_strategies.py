@@ -203,7 +203,7 @@ def test_a_slow_root_waits_for_the_grandchild_of_a_fast_one(slow: str, fast: str
     end = process(lambda slow, grandchild: slow, id="end")
     run = pmflow.run([end, slow_root, root, child, grandchild])
     assert run["end"].data == "waited"
-    assert list(run) == ["root", "child", "grandchild", "slow", "end"]
+    assert [name for name in run if name != "slow"] == ["root", "child", "grandchild", "end"]
 
 
 async def test_no_barrier_with_events_of_the_loop() -> None:
@@ -412,11 +412,10 @@ def test_a_timeout_in_the_middle_of_a_chain_is_its_own_links(strategy: str) -> N
         await anyio.sleep_forever()
 
     one = made(strategy, lambda: 1, id="one", timeout=60)
-    two = made("thread", hangs, id="two", timeout=0.2) if strategy == "thread" else None
-    if strategy == "process":
-        two = process(hangs, id="two", type="process", timeout=0.2)
     if strategy == "coroutine":
-        two = process(hangs_async, id="two", timeout=0.2)
+        two: Any = process(hangs_async, id="two", timeout=0.2)
+    else:
+        two = made(strategy, hangs, id="two", timeout=0.2)
     three = made(strategy, lambda two: 3, id="three", timeout=60)
     run = pmflow.run([one, two, three], on_error="return")
     assert run["one"].data == 1
@@ -527,7 +526,7 @@ def test_waiting_for_a_retry_holds_no_slot(strategy: str, tmp_path: Path) -> Non
 
 async def test_a_timeout_is_tried_again_after_the_old_attempt_is_dead() -> None:
     """A coroutine's attempts never overlap: the one that timed out has ended before the next begins."""
-    log = []
+    log: list[str] = []
 
     @process(timeout=0.1, retries=RetryStrategy(max_retries=2, delay_seconds=0))
     async def slow() -> int:
@@ -549,10 +548,11 @@ async def test_a_timeout_is_tried_again_after_the_old_attempt_is_dead() -> None:
 
 def test_a_late_attempt_does_not_begin_what_follows_twice() -> None:
     """A thread that was given up ends late: what follows it in the graph runs once, after the attempt that counts."""
-    release, begun, late = threading.Event(), [], threading.Event()
+    release, late, slow_once = threading.Event(), threading.Event(), threading.Event()
+    begun: list[int] = []
 
     def slow() -> int:
-        if not begun and not slow_once.is_set():
+        if not slow_once.is_set():
             slow_once.set()
             release.wait(LIMIT)
             late.set()
@@ -566,7 +566,6 @@ def test_a_late_attempt_does_not_begin_what_follows_twice() -> None:
         time.sleep(0.2)  # what the first attempt's thread still does announces itself by nothing
         return slow
 
-    slow_once = threading.Event()
     first = process(slow, timeout=0.1, retries=RetryStrategy(max_retries=1, delay_seconds=0))
     run = pmflow.run([first, process(follows)])
     assert begun == [2]
@@ -790,9 +789,8 @@ def test_keyboard_interrupt_in_the_main_thread_is_ctrl_c(strategy: str) -> None:
     with pytest.raises(KeyboardInterrupt) as caught:
         pmflow.run([first, made(strategy, interrupted, id="interrupted"), after], on_error="return")
     run = caught.value.run  # type: ignore[attr-defined]
-    assert run["first"].data == 1
-    assert not run["after"].success
-    assert set(run) == {"first", "interrupted", "after"}
+    states = {name: result.state for name, result in run.items()}
+    assert states == {"first": DONE, "interrupted": CANCELLED, "after": CANCELLED}
 
 
 # Ctrl-C
@@ -802,7 +800,7 @@ HANGS = {
     "thread": "@process\ndef hangs(first):\n    say()\n    threading.Event().wait()\n",
     "coroutine": "@process\nasync def hangs(first):\n    say()\n    await anyio.sleep_forever()\n",
     "process": '@process(type="process")\ndef hangs(first):\n    say()\n    time.sleep(1000)\n',
-    "inline": '@process(type="async")\ndef hangs(first):\n    say()\n    time.sleep(1.5)\n',
+    "inline": '@process(type="async")\ndef hangs(first):\n    say()\n    time.sleep(1000)\n',
 }
 CALLS = {
     "script": "pmflow.run([hangs, last])",
@@ -849,8 +847,8 @@ def test_ctrl_c_stops_the_run_and_carries_it(where: str, strategy: str) -> None:
         assert running.stdout.readline() == "running\n"
         os.kill(running.pid, signal.SIGINT)
         out, err = running.communicate(timeout=LIMIT)
-    state = "COMPLETED True" if strategy == "inline" else f"CANCELLED {strategy != 'thread'}"
-    assert (out.splitlines(), err, running.returncode) == ([f"1 {state} CANCELLED", "True"], "", 0)
+    expected = [f"1 CANCELLED {strategy != 'thread'} CANCELLED", "True"]
+    assert (out.splitlines(), err, running.returncode) == (expected, "", 0)
 
 
 @pytest.mark.parametrize("library", ["asyncio", "trio"])

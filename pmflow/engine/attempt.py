@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from pmflow.decorator import FunctionProcess
 from pmflow.engine.plan import Node
-from pmflow.errors import ProcessError, ProcessTimeoutError, ValidationError
+from pmflow.errors import ProcessError, ProcessTimeoutError, ValidationError, text_of
 from pmflow.graph import AFTER, DEFAULT, EACH, RESULT, RESULT_LIST, RESULTS, VALUE
 from pmflow.results import Failure, Mapped, Outcome, ProcessResult, ProcessState, Skipped, Success
 
@@ -118,7 +118,7 @@ def _value(source: str, kind: int, outcome: Outcome, known: Known) -> Any:  # no
 def why(source: str, outcome: Outcome) -> tuple[bool, str]:
     """Say whether an end counts as a failure for what depends on it, and why it has no value (``""``: it has one)."""
     if isinstance(outcome, Failure):
-        error = f"{type(outcome.exception).__name__}: {outcome.exception}"
+        error = f"{type(outcome.exception).__name__}: {text_of(outcome.exception)}"
         return outcome.required, f"'{source}' failed ({_short(error)})"
     if isinstance(outcome, Skipped):
         return outcome.failed, outcome.reason
@@ -235,7 +235,7 @@ def as_failure(label: str, failure: Failure) -> Failure:
     """Turn what is no `Exception` (SystemExit, KeyboardInterrupt, a cancellation of its own) into one that is."""
     exception = failure.exception
     if not isinstance(exception, Exception):
-        error = ProcessError(f"'{label}' raised {type(exception).__name__}: {exception}", process_id=label)
+        error = ProcessError(f"'{label}' raised {type(exception).__name__}: {text_of(exception)}", process_id=label)
         error.__cause__ = exception
         failure.exception = error.with_traceback(exception.__traceback__)
     return failure

@@ -9,9 +9,11 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from math import inf
-from threading import Semaphore
+from threading import Lock, Semaphore, Thread
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -179,7 +181,7 @@ class TrioLoop:
         self._token.run_sync_soon(function)
 
     def spawn(self, work: Work, argument: Any, name: str) -> trio.CancelScope:
-        scope = self._trio.CancelScope()
+        scope = self._trio.CancelScope(shield=True)  # only `cancel` ends it: a run that is cancelled says so itself
         self._nursery.start_soon(self._run, scope, work, argument, name=name)
         return scope
 
@@ -196,7 +198,7 @@ class NoLoop:
     """No event loop at all: for graphs without coroutines, in a thread that may block.
 
     Saves importing and starting one, and works below a running one. What a plain function returns to be awaited gets a
-    loop of its own, and everything waits for it.
+    loop and a thread of its own.
     """
 
     def __init__(self) -> None:
@@ -213,7 +215,7 @@ class NoLoop:
     async def wait(self, deadline: float) -> None:
         soon = self._soon
         if soon:
-            while soon:
+            for _ in range(len(soon)):
                 soon.popleft()()
             return
         self._woken.acquire(timeout=None if deadline == inf else max(0.0, deadline - monotonic()))
@@ -230,13 +232,47 @@ class NoLoop:
     def call_soon(self, function: Callable[[], None]) -> None:
         self._soon.append(function)
 
-    def spawn(self, work: Work, argument: Any, name: str) -> None:  # noqa: ARG002 - tasks have names elsewhere
-        from anyio import run
+    def spawn(self, work: Work, argument: Any, name: str) -> _Aside:
+        return _Aside(work, argument, name)
 
-        run(work, argument)
+    def cancel(self, task: _Aside) -> None:
+        task.cancel()
 
-    def cancel(self, task: None) -> None:
-        """Do nothing: a task has ended before anything else happens."""
+
+class _Aside:
+    """What a plain function returned to be awaited, in an event loop and a thread of its own."""
+
+    def __init__(self, work: Work, argument: Any, name: str) -> None:
+        self._cancel: Callable[[], object] | None = None
+        self._cancelled = False
+        self._lock = Lock()
+        run = partial(copy_context().run, self._run, work, argument)
+        Thread(target=run, name=f"pmflow-await-{name}", daemon=True).start()
+
+    def _run(self, work: Work, argument: Any) -> None:
+        import asyncio
+
+        with suppress(asyncio.CancelledError):
+            asyncio.run(self._main(work, argument))
+
+    async def _main(self, work: Work, argument: Any) -> None:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(work(argument))
+        with self._lock:
+            self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+            if self._cancelled:
+                task.cancel()
+        await task
+
+    def cancel(self) -> None:
+        """Cancel it at its next await; from any thread."""
+        with self._lock:
+            self._cancelled = True
+            if self._cancel is not None:
+                with suppress(RuntimeError):  # its loop has ended
+                    self._cancel()
 
 
 def drive(coroutine: Coroutine[Any, Any, None]) -> None:

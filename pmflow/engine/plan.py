@@ -379,6 +379,13 @@ class _Planner:
         node.mapped = settings.map_over is not None
         if name in self.given:
             return node
+        if node.lane is INLINE and self.type is None and settings.timeout is not None:
+            raise ConfigurationError(
+                f"'{name}' is of type async, and its method is a plain one: it runs inline on the loop, where "
+                f"a timeout can stop nothing; use ProcessType.THREAD or PROCESS, or make the method async",
+                process_id=name,
+                setting="timeout",
+            )
         edges = self.graph.edges[name]
         needed = self.needed
         for _, source, _ in edges:
@@ -523,6 +530,8 @@ def _contract(plan: Plan) -> None:
         before = nodes[source]
         if before.lane is not node.lane or len(before.consumers) != 1:
             continue
+        if type(before.process) is not FunctionProcess:
+            continue  # what its `execute` returns may be a result, to be opened
         if kind not in (VALUE, DEFAULT, AFTER) or before.mapped or source in given or name in given:
             continue
         links = length.get(before.unit, 1)

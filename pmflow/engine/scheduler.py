@@ -116,8 +116,8 @@ class Scheduler:
         self._timed_out: set[Key] = set()
         self._overlapped: set[Key] = set()
         self._shared: dict[str, dict[str, Any]] = {}
+        self._read: dict[int, tuple[Any, list[Any]]] = {}
         self._timers: list[tuple[float, int, Callable[[Any], None], Any]] = []
-        self._timed = 0
         self._number = 0
         self._held: dict[str, int] = dict.fromkeys(LANES, 0)
         self._batches: dict[str, list[Call]] = {lane: [] for lane in LANES}
@@ -195,6 +195,8 @@ class Scheduler:
             self._settle(*mailbox.popleft())
         if self._interrupted and self.stopped_by is None:
             self._stop("interrupt")
+        if self.stopped_by is None and len(self.outcomes) == len(self.plan.nodes):
+            return False
         self._fire_timers()
         if self.stopped_by is None:
             while self._hand_over():
@@ -287,7 +289,7 @@ class Scheduler:
         mapped = node.settings.map_over
         try:
             for parameter in [name for name in mapped if name in shared]:
-                sequences[parameter] = sequence(node.id, mapped[parameter], shared.pop(parameter))
+                sequences[parameter] = self._sequence(node.id, mapped[parameter], shared.pop(parameter))
             for parameter, source, kind in node.edges:
                 if kind >= EACH and source not in aligned:
                     outcome = self.outcomes[source]
@@ -295,7 +297,7 @@ class Scheduler:
                     if reason:
                         self._ends.append((node, node.id, Skipped(reason, perf_counter(), failed=failed)))
                         return
-                    sequences[parameter] = sequence(node.id, source, outcome.value)  # type: ignore[union-attr]
+                    sequences[parameter] = self._sequence(node.id, source, outcome.value)  # type: ignore[union-attr]
             same_length(node, {name: len(each) for name, each in sequences.items()})
         except Exception as error:  # noqa: BLE001 - an iterable may raise anything
             now = perf_counter()
@@ -312,6 +314,15 @@ class Scheduler:
             self._frontier.expand(node.id, len(next(iter(sequences.values()))))
             complete = self._frontier.seal(node.id)
         self._complete(complete)
+
+    def _sequence(self, name: str, source: str, value: Any) -> list[Any]:
+        """Return what a map goes over as a list; an iterator can only be read once, and serves all maps over it."""
+        if not hasattr(value, "__next__"):
+            return sequence(name, source, value)
+        known = self._read.get(id(value))
+        if known is None:
+            known = self._read[id(value)] = (value, sequence(name, source, value))
+        return known[1]
 
     def _begin_element(self, name: str, index: int) -> None:
         node = self.plan.nodes[name]
@@ -398,7 +409,11 @@ class Scheduler:
             outcome = Failure(error, call.started or outcome.at, outcome.at)
         if node.lane in _ON_LOOP:
             if isinstance(outcome.exception, KeyboardInterrupt):
-                self._interrupted = True
+                self._stop("interrupt")
+                end = Cancelled(outcome.started, outcome.ended, attempts=call.attempt)
+                self._ends.append((node, key, end))
+                self._record_ends()
+                return
             if key in self._timed_out:  # what it raised when it was cancelled
                 error = timed_out(call.label, node.settings.timeout, call.attempt, ended=True)
                 error.__cause__ = outcome.exception
@@ -499,8 +514,6 @@ class Scheduler:
                 failure.required = node.required
                 self._ends.append((node, name, failure))
                 continue
-            if not node.required and mapped.state is ProcessState.FAILED:
-                mapped.state = ProcessState.COMPLETED
             self._ends.append((node, name, mapped))
 
     def _lengths(self, name: str) -> dict[str, int]:
@@ -624,7 +637,6 @@ class Scheduler:
             function(argument)
 
     def _watch(self, node: Node, call: Call) -> None:
-        self._timed += 1
         self._set_timer(node.settings.timeout, self._check_timeout, call)
 
     def _check_timeout(self, call: Call) -> None:
@@ -661,7 +673,8 @@ class Scheduler:
         if call.feed is not None:  # the executor had its value from the link before
             args, kwargs = arguments(node, bind(node, self, 0.0))  # type: ignore[arg-type]  # nothing to skip it for
         again = Call(key, call.label, call.function, args, kwargs, None, call.priority, self._context)
-        again.then = call.then
+        if node.next is not None and call.then is not None:
+            self._link(node.next, again)  # of fresh calls: an abandoned thread may still hold the others
         again.attempt = call.attempt + 1
         again.observed = call.observed
         self._submit(node, again)
@@ -675,7 +688,10 @@ class Scheduler:
         """Return the result of a process that has ended, or of an element."""
         outcome = self.outcomes[name] if index is None else self.elements[name][index]
         label = name if index is None else f"{name}_{index}"
-        return self._result_of(label, self.plan.nodes[name], outcome)
+        result = self._result_of(label, self.plan.nodes[name], outcome)
+        if self._uses:
+            _ = result.state, result._data  # noqa: SLF001 - before it is released
+        return result
 
     def _result_of(self, label: str, node: Node, outcome: Outcome) -> ProcessResult[Any]:
         return result_of(label, outcome, node.strategy, self.clock)

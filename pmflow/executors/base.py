@@ -189,15 +189,18 @@ class PriorityQueue:
         self._size -= 1
         return call
 
-    def remove(self, call: Call) -> None:
-        """Take a call out; ValueError if it is not there."""
-        bucket = self._buckets[call.priority]
+    def remove(self, call: Call) -> bool:
+        """Take a call out; False if it is not there."""
+        bucket = self._buckets.get(call.priority)
+        if bucket is None or call not in bucket:
+            return False
         bucket.remove(call)
         if not bucket:
             del self._buckets[call.priority]
             self._heap.remove(call.priority)
             heapify(self._heap)
         self._size -= 1
+        return True
 
     def peek(self) -> Call:
         """Return the first; IndexError if there is none."""

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
 from time import perf_counter
+from types import FrameType
 from typing import Any, Protocol
 
 from pmflow.executors.base import BEGAN, Call, Port, Stopped
@@ -14,6 +15,9 @@ from pmflow.results import Failure, Success
 
 A_PASS = 1_000
 """How many calls are begun before the loop gets another pass."""
+
+A_WHILE = 0.005
+"""Seconds after which plain functions let the loop have a pass: a stop, a timer and Ctrl-C are seen in between."""
 
 
 class Spawner(Protocol):
@@ -53,17 +57,29 @@ class TaskSession:
     def submit(self, chains: Sequence[Call]) -> None:
         """Begin a task for each; a chain runs on in its task."""
         for call in chains:
-            self._spawned(call, self._loop.spawn(self._run, (call, None), call.label))
+            if call.then is None:
+                call.handle = self._loop.spawn(self._run, (call, None), call.label)
+            else:
+                self.begin(call, None)
 
     def stop(self, call: Call) -> None:
         """Cancel a task; where it is swallowed, it may be said again."""
+        begun = call.started
+        if not begun and call.stopped:
+            return
         call.stopped = True
-        self._loop.cancel(call.handle)
+        if begun:
+            task = call.handle
+            self._loop.cancel(task.native if isinstance(task, _Task) else task)
+        else:  # asyncio would end a task that has not begun without a word to it
+            self._port.deliver(call, Stopped(perf_counter(), ended=True))
 
     def close(self) -> None:
         """Nothing is left: every task has ended."""
 
     async def _run(self, chain: tuple[Call, Any]) -> None:  # noqa: C901 - the path of every coroutine: calls cost
+        if chain[0].stopped:
+            return
         call, value = chain
         deliver = self._port.deliver
         context = copy_context()
@@ -98,23 +114,30 @@ class TaskSession:
             # the rest of the chain gets another task.
             same = not call.stopped and copy_context() == context
             if not same:
-                self._again(then, value)
+                self.begin(then, value)
             deliver(call, outcome)
             if not same:
                 return
             call = then
 
-    def _again(self, call: Call, value: Any) -> None:
-        """Run the rest of a chain in another task."""
-        spawn = self._loop.spawn
+    def begin(self, call: Call, value: Any) -> None:
+        """Run a chain, or the rest of one, in a task of its own, in the context of the run."""
+        task = _Task()
+        link: Call | None = call
+        while link is not None:  # before the task begins: it may run far at once, and begin another itself
+            link.handle = task
+            link = link.then
         context = copy_context() if call.context is None else call.context.copy()
-        self._spawned(call, context.run(spawn, self._run, (call, value), call.label))
+        task.native = context.run(self._loop.spawn, self._run, (call, value), call.label)
 
-    @staticmethod
-    def _spawned(call: Call | None, task: Any) -> None:
-        while call is not None:
-            call.handle = task
-            call = call.then
+
+class _Task:
+    """A task that the links of a chain share."""
+
+    __slots__ = ("native",)
+
+    def __init__(self) -> None:
+        self.native: Any = None
 
 
 class Inline:
@@ -150,12 +173,15 @@ class InlineSession:
 
     def stop(self, call: Call) -> None:
         """Take a call out of the queue, or cancel what it returned to be awaited."""
-        call.stopped = True
-        if call.handle is not None:
+        if isinstance(call.handle, _Relay):
+            call.handle.stop()
+            return
+        if call.handle is not None:  # behind one that returned something to be awaited, in its task
             self._tasks.stop(call)
             return
         for place, (queued, _) in enumerate(self._queue):
             if queued is call:
+                call.stopped = True
                 del self._queue[place]
                 self._port.deliver(call, Stopped(perf_counter(), ended=True))
                 return
@@ -166,16 +192,20 @@ class InlineSession:
     def _drain(self) -> None:
         self._scheduled = False
         queue = self._queue
+        until = perf_counter() + A_WHILE
         for _ in range(A_PASS):
             if not queue:
                 return
             call, value = queue.popleft()
-            self._make(call, value, copy_context() if call.context is None else call.context.copy())
+            well = self._make(call, value, copy_context() if call.context is None else call.context.copy())
+            if not well or call.started > until:
+                break
         if queue:
             self._scheduled = True
             self._loop.call_soon(self._drain)
 
-    def _make(self, call: Call, value: Any, context: Context) -> None:
+    def _make(self, call: Call, value: Any, context: Context) -> bool:
+        """Make a call; False if it did not go well, which may stop the run."""
         deliver = self._port.deliver
         call.started = started = perf_counter()
         if call.observed:
@@ -186,39 +216,57 @@ class InlineSession:
             if type(value) not in FINAL and not is_final(value):
                 if hasattr(value, "__await__") or hasattr(value, "__anext__"):
                     self._finish_in_task(call, value)
-                    return
+                    return True
                 value = context.run(list, value)
         except BaseException as error:  # noqa: BLE001 - whatever the function raises is its outcome
             deliver(call, Failure(without_our_frames(error), started, perf_counter()))
-            return
+            return False
         then = call.then
         deliver(call, Success(value, started, perf_counter()))
         if then is not None:
             self._queue.appendleft((then, value))
+        return True
 
     def _finish_in_task(self, call: Call, value: Any) -> None:
         """Await what a plain function returned, in a task; the rest of the chain follows in it."""
-        rest = Call(call.key, call.label, awaited, (value,))
+        rest = Call(call.key, call.label, awaited, (value,), context=call.context)
         rest.then = call.then
-        relay = _Relay(self._port, call, rest)
-        call.handle = self._loop.spawn(TaskSession(self._loop, relay, 1)._run, (rest, None), call.label)  # noqa: SLF001 - same file
-        rest.handle = call.handle
+        call.handle = _Relay(self._port, call, rest)
+        call.handle.begin(self._loop)
 
 
 class _Relay:
-    """Delivers what became of a stand-in in the name of the call itself."""
+    """Has a stand-in await what a call returned, and delivers what became of it in the name of the call."""
 
     def __init__(self, port: Port, call: Call, stand_in: Call) -> None:
         self._port = port
         self._call = call
         self._stand_in = stand_in
 
+    def begin(self, loop: Spawner) -> None:
+        """Begin its task."""
+        self._session = TaskSession(loop, self, 1)
+        self._session.begin(self._stand_in, None)
+
+    def stop(self) -> None:
+        """Cancel its task."""
+        self._session.stop(self._stand_in)
+
     def deliver(self, call: Call, outcome: Any) -> None:
         """Take an outcome."""
-        if call is self._stand_in:
-            outcome = (
-                Stopped(perf_counter(), ended=True) if self._call.stopped and type(outcome) is Failure else outcome
-            )
-            self._port.deliver(self._call, outcome)
-        else:
-            self._port.deliver(call, outcome)
+        self._port.deliver(self._call if call is self._stand_in else call, outcome)
+
+
+_STEPS = (TaskSession._run.__code__, InlineSession._make.__code__)  # noqa: SLF001 - same file
+_PACKAGE = __file__.rpartition("executors")[0]
+
+
+def in_user_code(frame: FrameType | None) -> bool:
+    """Say whether this frame is one of a user's function that runs on the loop (for a signal handler)."""
+    if frame is None or frame.f_code.co_filename.startswith(_PACKAGE):
+        return False
+    while frame is not None:
+        if frame.f_code in _STEPS:
+            return True
+        frame = frame.f_back
+    return False

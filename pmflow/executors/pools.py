@@ -9,7 +9,9 @@ from pmflow.config import ProcessType
 from pmflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from pmflow.executors.base import Executor
+    from collections.abc import Callable
+
+    from pmflow.executors.base import Executor, Port, Session
     from pmflow.executors.threads import ThreadPool
     from pmflow.executors.workers import WorkerPool
 
@@ -67,7 +69,7 @@ class WorkflowPoolManager:
     _instance: ClassVar[WorkflowPoolManager | None] = None
 
     def __init__(self) -> None:
-        self._limits: dict[str, tuple[int | None, int | None]] = {}
+        self._pools: dict[str, dict[ProcessType, Executor]] = {}
 
     @classmethod
     def get_instance(cls) -> WorkflowPoolManager:
@@ -79,25 +81,39 @@ class WorkflowPoolManager:
     def get_or_create_pools(
         self, process_id: str, max_threads: int | None = None, max_processes: int | None = None
     ) -> dict[ProcessType, Executor]:
-        """Return the pools by strategy.
+        """Return the pools of an id by strategy: the program's, as far as the id may use them.
 
         Args:
             process_id: whose they are.
-            max_threads: at most so many threads at once for this id, from now on.
-            max_processes: at most so many workers at once for this id, from now on.
+            max_threads: at most so many threads at once for each run in them.
+            max_processes: at most so many workers at once for each run in them.
 
         Raises:
             ConfigurationError: a number that is none.
         """
         check_slots(max_threads, "max_threads")
         check_slots(max_processes, "max_processes")
-        self._limits.setdefault(process_id, (max_threads, max_processes))
-        return {ProcessType.THREAD: thread_pool(), ProcessType.PROCESS: worker_pool()}
-
-    def limits(self, process_id: str) -> tuple[int | None, int | None]:
-        """Return the most threads and the most workers of an id; None where nothing was said."""
-        return self._limits.get(process_id, (None, None))
+        pools = self._pools.get(process_id)
+        if pools is None:
+            pools = self._pools[process_id] = {
+                ProcessType.THREAD: _Share(thread_pool, max_threads),
+                ProcessType.PROCESS: _Share(worker_pool, max_processes),
+            }
+        return pools
 
     def cleanup_pools(self, process_id: str) -> None:
         """Forget an id; the program's pools stay warm for the others."""
-        self._limits.pop(process_id, None)
+        self._pools.pop(process_id, None)
+
+
+class _Share:
+    """A pool of the program, of which a run may use so many places; the pool is made when it is first used."""
+
+    def __init__(self, pool: Callable[[], Executor], slots: int | None) -> None:
+        self._pool = pool
+        self._slots = slots
+
+    def open(self, port: Port, slots: int | None = None) -> Session:
+        """Begin a run."""
+        bounds = [bound for bound in (self._slots, slots) if bound is not None]
+        return self._pool().open(port, min(bounds, default=None))

@@ -93,16 +93,17 @@ class ThreadPool:
 
     def enqueue(self, session: ThreadSession, chains: Sequence[Call]) -> None:
         """Queue the chains of a run."""
-        if not session.queue:
+        if not session.queue and chains:
             self._turns.append(session)
         session.queue.push(chains)
         self.wake()
 
-    def dequeue(self, session: ThreadSession, call: Call) -> None:
-        """Take a call out of the queue."""
-        session.queue.remove(call)
-        if not session.queue:
+    def dequeue(self, session: ThreadSession, call: Call) -> bool:
+        """Take a call out of the queue; False if it is not there."""
+        found = session.queue.remove(call)
+        if found and not session.queue:
             self._turns.remove(session)
+        return found
 
     def started(self) -> None:
         """Note that the thread that was woken is here."""
@@ -155,10 +156,10 @@ class ThreadSession:
             thread: _Thread | None = call.handle
             if thread is not None and (thread.call is not call or thread.abandoned):
                 return  # it has just ended: its outcome is on its way
+            if thread is None and not pool.dequeue(self, call):
+                return  # it was refused, or stopped before: the same
             call.stopped = True
-            if thread is None:
-                pool.dequeue(self, call)
-            else:
+            if thread is not None:
                 thread.abandoned = True
                 if not thread.lent:
                     self.running -= 1
@@ -250,21 +251,28 @@ class _Thread(threading.Thread):
                 if type(value) not in FINAL and not is_final(value):
                     value = finished(value)
             except BaseException as error:  # noqa: BLE001 - whatever the function raises is its outcome
-                deliver(call, Failure(without_our_frames(error), started, perf_counter(), worker=self.name))
+                failure = Failure(without_our_frames(error), started, perf_counter(), worker=self.name)
+                if self._goes_on(None):
+                    deliver(call, failure)
                 return
             outcome = Success(value, started, perf_counter(), note)
             then = call.then
-            if then is None:
-                deliver(call, outcome)
+            if not self._goes_on(then):
                 return
-            if self.abandoned:
-                deliver(call, outcome)
-                deliver(then, Stopped(perf_counter(), ended=True))
-                return
-            then.handle = self
-            self.call = then
             deliver(call, outcome)
+            if then is None:
+                return
             call = then
+
+    def _goes_on(self, then: Call | None) -> bool:
+        """Go on to the next link, or to the chain's end; False if the call was abandoned before it ended."""
+        with self.pool.lock:
+            if self.abandoned:
+                return False
+            self.call = then
+            if then is not None:
+                then.handle = self
+            return True
 
 
 @contextmanager

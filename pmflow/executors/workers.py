@@ -183,8 +183,18 @@ class WorkerPool:
                     if events & selectors.EVENT_READ:
                         self._read(worker)
             while self._commands:
-                self._commands.popleft()()
-            self._hand_out()
+                self._safely(self._commands.popleft())
+            self._safely(self._hand_out)
+
+    @staticmethod
+    def _safely(step: Callable[[], None]) -> None:
+        """Take a step; a defect in one costs that one, and not every run of the program."""
+        try:
+            step()
+        except Exception:
+            import logging
+
+            logging.getLogger("pmflow").exception("a step of the worker pool failed")
 
     def enqueue(self, session: WorkerSession, chains: Sequence[Call]) -> None:
         """Queue the chains of a run."""
@@ -196,15 +206,15 @@ class WorkerPool:
         """Take a call out of the queue, or kill the worker that runs it."""
         worker: _Worker | None = call.handle
         if worker is None:
-            try:
-                session.queue.remove(call)
-            except (KeyError, ValueError):
+            if not session.queue.remove(call):
                 return  # it has just been refused, or stopped: its outcome is on its way
             call.stopped = True
             session.port.deliver(call, Stopped(perf_counter(), ended=True))
             return
+        if call.stopped or worker not in self._workers:
+            return
         self._read(worker)  # what has arrived counts
-        if worker.links and worker.links[0] is call:
+        if worker in self._workers and worker.links and worker.links[0] is call:
             call.stopped = True
             self._end(worker)
             session.port.deliver(call, Stopped(perf_counter(), ended=True))

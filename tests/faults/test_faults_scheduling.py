@@ -28,7 +28,7 @@ DONE, FAILED, SKIPPED, CANCELLED = (
 MANY = 100_000
 
 
-# S5: sizes
+# Sizes
 
 
 def zero() -> int:
@@ -122,13 +122,13 @@ def test_s5_a_map_over_100_000() -> None:
     """A map of 100,000 elements, and a map over that: all of them, in order."""
     twice = process(lambda n: 2 * n, id="twice", type="async", map_over={"n": "numbers"})
     more = process(lambda twice: twice + 1, id="more", type="async", map_over="twice")
-    total = process(lambda more: sum(more), id="total", type="async")
+    total = process(sum, id="total", type="async", dependencies={"iterable": "more"})
     run = pmflow.run([total, twice, more], inputs={"numbers": range(MANY)})
     assert run["total"].data == MANY * MANY
     assert run["more_99999"].data == 2 * MANY - 1
 
 
-# S6: hooks
+# Hooks
 
 
 class Log(logging.Handler):
@@ -217,7 +217,7 @@ def test_s6_a_hook_may_run_a_graph() -> None:
     assert values == [0] * 6
 
 
-# S7: a timeout at the moment of completion
+# A timeout at the moment of completion
 
 
 def sleeps(seconds: float) -> float:
@@ -260,7 +260,7 @@ def test_s7_a_timeout_exactly_at_completion(strategy: str) -> None:
         assert eventually(lambda: threading.active_count() <= held.threads + 32)
 
 
-# S9: retries with timeouts
+# Retries with timeouts
 
 
 def log_line(folder: str, line: str) -> None:
@@ -337,7 +337,7 @@ def test_s9_an_attempt_that_times_out_one_that_raises_and_one_that_succeeds(stra
         assert (run["flaky"].data, run["flaky"].attempts) == ("third", 3)
 
 
-# S10: cancellation from outside
+# Cancellation from outside
 
 
 def in_a_worker(one: int) -> None:

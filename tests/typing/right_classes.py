@@ -75,7 +75,14 @@ def test_in_a_workflow() -> None:
 
     async def main() -> None:
         with Workflow(max_processes=2, max_threads=4, process_id="flow") as workflow:
-            double = Double(ProcessConfig(process_id="double", timeout=5, retry_strategy=RetryStrategy(max_retries=1)))
+            double = Double(
+                ProcessConfig(
+                    process_id="double",
+                    process_type=ProcessType.THREAD,
+                    timeout=5,
+                    retry_strategy=RetryStrategy(max_retries=1),
+                )
+            )
             assert_type(double.register_to(workflow), Double)
             Later(ProcessConfig(process_id="later")).register_to(workflow, dependencies=["double"], required=False)
             workflow.add_node(WorkflowNode(process=MyProcess(), dependencies=[pmflow.ProcessId("later")]))
