@@ -69,6 +69,13 @@ class BaseProcess(ABC, Generic[T]):
     def __init__(self, config: ProcessConfig) -> None:
         if not isinstance(config, ProcessConfig):  # pyright: ignore[reportUnnecessaryIsInstance] - not every caller is checked
             raise ConfigurationError(f"{type(self).__name__} needs a ProcessConfig, not {config!r}")
+        if config.map_over is not None:
+            raise ConfigurationError(
+                f"'{config.process_id}': map_over maps a function over the elements of what feeds a parameter, and a "
+                f"class-based process has none; make a process of a function",
+                process_id=str(config.process_id),
+                setting="map_over",
+            )
         self.config = config
         self.metadata = ProcessMetadata(process_id=config.process_id)
         self._workflow: Workflow | None = None

@@ -91,9 +91,9 @@ def _share(_strategy: RetryStrategy, attribute: Attribute[Any], value: Any) -> N
 
 def _exception_types(value: Any) -> tuple[type[BaseException], ...]:
     types = value if isinstance(value, tuple) else (value,)
-    if not types or not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in types):
+    if not types or not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in types):
         raise ConfigurationError(
-            f"RetryStrategy: retry_on must be exception types, not {value!r}; write retry_on=(OSError, TimeoutError)",
+            f"RetryStrategy: retry_on must be subclasses of Exception, not {value!r}; write retry_on=(OSError,)",
             setting="retry_on",
         )
     return types

@@ -12,7 +12,19 @@ import re
 import sys
 import types
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, get_args, get_origin, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    overload,
+)
 
 from attrs import evolve, fields
 
@@ -105,11 +117,14 @@ class _Function:
         "places",
         "positional",
         "scope",
+        "static",
         "variadic",
         "wants",
     )
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        self.static = isinstance(function, staticmethod)
+        function = function.__func__ if isinstance(function, staticmethod) else function
         self.function = function
         self.name = _name(function)
         inner = _innermost(function)
@@ -196,6 +211,8 @@ def _wanted_result(annotation: Any, scope: dict[str, Any]) -> int:
             found = _RESULT_TEXT.fullmatch(annotation.strip("'\" "))
             return 0 if found is None else RESULT_LIST if found[1] else RESULT
     origin = get_origin(annotation) or annotation
+    if origin in (Union, types.UnionType):  # such as ProcessResult | None
+        return max(_wanted_result(argument, scope) for argument in get_args(annotation))
     if origin is list:
         return RESULT_LIST if any(_wanted_result(argument, scope) for argument in get_args(annotation)) else 0
     return RESULT if isinstance(origin, type) and issubclass(origin, ProcessResult) else 0
@@ -286,7 +303,7 @@ class FunctionProcess(BaseProcess[T], Generic[P, C, T]):  # noqa: D101 - it has 
 
     def __get__(self, instance: Any, _owner: Any = None) -> FunctionProcess[..., C, T]:
         """On an instance of the class it was decorated in: the process of the bound method."""
-        if instance is None:
+        if instance is None or self._function.static:
             return self
         method = types.MethodType(self._function.function, instance)
         return FunctionProcess(method, _own_fields(self.config))
@@ -350,7 +367,8 @@ class FunctionProcess(BaseProcess[T], Generic[P, C, T]):  # noqa: D101 - it has 
         1
         """
         copy: FunctionProcess[P, C, Any] = FunctionProcess.__new__(FunctionProcess)
-        if settings.keys() <= _CHEAP and type(settings.get("dependencies", {})) is dict:
+        cheap = settings.keys() <= _CHEAP and self._settings.map_over is None
+        if cheap and type(settings.get("dependencies", {})) is dict:
             copy._function = function = self._function
             copy._settings = self._settings
             copy._id = self._id if "id" not in settings else _checked_id(settings["id"])
@@ -371,6 +389,8 @@ class FunctionProcess(BaseProcess[T], Generic[P, C, T]):  # noqa: D101 - it has 
         module, qualname = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
         if module != "__main__" and _attribute(module, qualname) is self:
             return _attribute, (module, qualname)
+        if module != "__main__" and getattr(_attribute(module, qualname), "__wrapped__", None) is function:
+            return _copy, (module, qualname, _own_fields(self.config))
         return FunctionProcess, (function, _own_fields(self.config))
 
 
@@ -402,6 +422,11 @@ def _attribute(module: str | None, qualname: str) -> Any:
     for name in qualname.split("."):
         found = getattr(found, name, None)
     return found
+
+
+def _copy(module: str, qualname: str, fields: Mapping[str, Any]) -> FunctionProcess[Any, Any, Any]:
+    """Return a copy with other settings of what a module calls by this name."""
+    return FunctionProcess(_attribute(module, qualname).__wrapped__, fields)
 
 
 # The decorator
@@ -493,6 +518,11 @@ def _decorate(fields: Mapping[str, Any], function: Any) -> FunctionProcess[Any, 
         return FunctionProcess(function.__wrapped__, {**_own_fields(function.config), **fields})
     if isinstance(function, (BaseProcess, ProcessDecorator)):
         raise ConfigurationError(f"process() takes a function, and {function!r} is none: it is used as it is")
+    if isinstance(function, classmethod):
+        raise ConfigurationError(
+            "a classmethod becomes callable with its class only; write @classmethod above @process, "
+            "or make a process of the bound method: process(TheClass.method)"
+        )
     if not callable(function):
         raise ConfigurationError(f"process() takes a function or another callable, not {function!r}")
     return FunctionProcess(function, fields)

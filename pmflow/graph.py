@@ -27,6 +27,11 @@ AFTER = 5  # only its good end
 EACH = 8  # added to a parameter's kind: of each element of its value
 
 
+def takes_result(kind: int) -> bool:
+    """Whether an edge passes on the result itself, whatever it is: then a failure is handled there."""
+    return kind & ~EACH in (RESULT, RESULT_LIST)
+
+
 class Graph:
     """Processes and what each of them needs. Closed: what is not in it is an input.
 

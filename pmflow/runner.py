@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import sys
@@ -11,6 +10,7 @@ import types
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import copy_context
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload, runtime_checkable
 
@@ -369,7 +369,7 @@ class _Explanation:
                 method = getattr(process, "__name__", name)
                 return (
                     f": it is a method, decorated inside its class, and nobody says of which object; "
-                    f"run the process of an object: {(owner or 'Class').lower()}.{method}"
+                    f"run the process of an object: {owner or 'TheClass'}(...).{method}"
                 )
         for names in (module_of(process), *self.scopes):
             if name in names:
@@ -402,9 +402,7 @@ def _run(request: _Request) -> Run[Any]:
         if all(node.lane in _WITHOUT_LOOP for node in request.plan.nodes.values()):
             drive(execution.run(NoLoop()))
         elif not _loop_is_running():
-            import anyio
-
-            anyio.run(execution.run)
+            _with_anyio(execution.run)
         else:
             execution.run_in_thread()
     return execution.concluded()
@@ -420,14 +418,11 @@ async def _arun(request: _Request) -> Run[Any]:
 
 
 def _loop_is_running() -> bool:
-    from anyio import NoEventLoopError
-    from anyio.lowlevel import current_token
-
-    try:
-        current_token()
-    except NoEventLoopError:
-        return False
-    return True
+    """Whether an event loop is running in this thread; context variables may come from a thread where one is."""
+    asyncio, trio = sys.modules.get("asyncio"), sys.modules.get("trio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented, and tells only this
+        return True
+    return trio is not None and trio.lowlevel.in_trio_run()
 
 
 class _Execution:
@@ -505,17 +500,16 @@ class _Execution:
         ended = threading.Event()
 
         def main() -> None:
-            import anyio
-
             try:
-                anyio.run(self.run)
+                _with_anyio(self.run)
             except BaseException as error:  # noqa: BLE001 - raised again where it was asked for
                 failed.append(error)
             finally:
                 ended.set()
 
-        # Without the context's own ideas of which event library is running.
-        thread = threading.Thread(target=_outside_of_loops(main), name=f"pmflow-run-{self.run_id}", daemon=True)
+        thread = threading.Thread(
+            target=partial(copy_context().run, main), name=f"pmflow-run-{self.run_id}", daemon=True
+        )
         thread.start()
         while not ended.is_set():
             try:
@@ -605,22 +599,25 @@ async def _closed(announcer: Announcer, loop: Loop | None) -> None:
 
 def _is_the_usual(handler: Any) -> bool:
     """Whether a SIGINT handler is Python's own, or the one of an event loop: not one that a user has chosen."""
-    inner = handler.func if isinstance(handler, functools.partial) else handler
+    inner = handler.func if isinstance(handler, partial) else handler
     module = getattr(inner, "__module__", None) or ""
     return inner is signal.default_int_handler or module.partition(".")[0] in ("asyncio", "trio")
 
 
-def _outside_of_loops(function: Callable[[], None]) -> Callable[[], None]:
-    """Return the function with the caller's context variables, but without a note of the caller's event library."""
-    context = copy_context()
+def _with_anyio(function: Callable[[], Awaitable[None]]) -> None:
+    """Run a coroutine function in an event loop of its own, in the caller's context.
+
+    A context that was copied where an event library runs names that library, and anyio would refuse to run another.
+    """
+    import anyio
 
     def call() -> None:
         sniffio = sys.modules.get("sniffio")
         if sniffio is not None:
             sniffio.current_async_library_cvar.set(None)
-        function()
+        anyio.run(function)
 
-    return functools.partial(context.run, call)
+    copy_context().run(call)
 
 
 # Failures

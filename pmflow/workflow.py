@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from pmflow.base import BaseProcess
 from pmflow.config import ProcessId, id_text, id_texts
 from pmflow.errors import ConfigurationError, DuplicateProcessError
 from pmflow.executors.pools import WorkflowPoolManager, check_slots
-from pmflow.graph import Graph, location
+from pmflow.graph import Graph, edges_of, location
 from pmflow.results import ProcessMetadata, ProcessResult, ProcessState
 from pmflow.runner import execute_workflow
 
@@ -31,7 +31,8 @@ def _a_process(_node: WorkflowNode, attribute: Attribute[Any], value: Any) -> No
 
 
 def _listed(value: Any) -> list[str | ProcessId]:
-    return [value] if isinstance(value, (str, ProcessId)) else list(value)
+    several = isinstance(value, Iterable) and not isinstance(value, (str, ProcessId))
+    return [each if isinstance(each, ProcessId) else id_text(each) for each in (value if several else (value,))]
 
 
 @define
@@ -135,21 +136,20 @@ class Workflow:
         self._nodes[node.process.id] = node
         node.process.set_workflow(self)
 
-    def register(self, process: BaseProcess[Any], dependencies: Sequence[Any], *, required: bool) -> None:
+    def register(self, process: BaseProcess[Any], dependencies: Any, *, required: bool) -> None:
         """Add a process as a node; what `BaseProcess.register_to` calls."""
-        self.add_node(WorkflowNode(process, list(dependencies), required))
+        self.add_node(WorkflowNode(process, dependencies, required))
 
     @property
     def execution_graph(self) -> dict[str, list[str]]:
         """Id to the ids it depends on."""
-        from pmflow.graph import edges_of
-
+        named = {name: id_texts(node.dependencies) for name, node in self._nodes.items()}
         return {
             name: list(
                 dict.fromkeys(
                     source
-                    for _, source, _ in edges_of(node.process, id_texts(node.dependencies))
-                    if source in self._nodes or source in map(id_text, node.dependencies)
+                    for _, source, _ in edges_of(node.process, named[name])
+                    if source in self._nodes or source in named[name]
                 )
             )
             for name, node in self._nodes.items()
@@ -205,10 +205,11 @@ class Workflow:
         """Return the graph and, once it was executed, the results, as JSON: what happened, without the data."""
         import json
 
+        graph = self.execution_graph
         nodes = {
             name: {
                 "strategy": node.process.strategy.value,
-                "dependencies": self.execution_graph[name],
+                "dependencies": graph[name],
                 "required": node.required,
             }
             for name, node in self._nodes.items()

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from pmflow.decorator import FunctionProcess
 from pmflow.engine.plan import Node
 from pmflow.errors import ProcessError, ProcessTimeoutError, ValidationError, text_of
-from pmflow.graph import AFTER, DEFAULT, EACH, RESULT, RESULT_LIST, RESULTS, VALUE
+from pmflow.graph import AFTER, DEFAULT, EACH, RESULT, RESULT_LIST, RESULTS, VALUE, takes_result
 from pmflow.results import Failure, Mapped, Outcome, ProcessResult, ProcessState, Skipped, Success
 
 Arguments = tuple[Sequence[Any], Mapping[str, Any]]
@@ -81,7 +81,7 @@ def bind_element(
             continue
         found = (
             known.result(source, index)
-            if kind - EACH in (RESULT, RESULT_LIST)
+            if takes_result(kind)
             else _value(f"{source}_{index}", kind - EACH, outcome, known)
         )
         if isinstance(found, Skipped):

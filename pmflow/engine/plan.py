@@ -19,7 +19,7 @@ from pmflow.config import ProcessType, id_text, id_texts, process_type
 from pmflow.decorator import FunctionProcess
 from pmflow.engine.frontier import Frontier, Place, Priority
 from pmflow.errors import ConfigurationError, InputError, MissingDependencyError, did_you_mean, nearest
-from pmflow.graph import AFTER, DEFAULT, EACH, RESULT, RESULT_LIST, VALUE, Edge, Graph, settings_of
+from pmflow.graph import AFTER, DEFAULT, EACH, VALUE, Edge, Graph, settings_of, takes_result
 
 __all__ = ["Plan"]
 
@@ -259,7 +259,7 @@ class Plan:
             else:
                 dependencies[name] = [nodes[source].unit for source in self.waits_for(node)]
             for _, source, kind in edges:
-                if kind & ~EACH in (RESULT, RESULT_LIST):
+                if takes_result(kind):
                     lenient.setdefault(name, set()).add(nodes[source].unit)
         return Frontier.prepared(
             dependencies,
@@ -467,14 +467,14 @@ def check_sequence(name: str, source: str, value: Any) -> None:
     if isinstance(value, (str, bytes, bytearray, Mapping)):
         remedy = f"list({source}.items())" if isinstance(value, Mapping) else f"[{source}]"
         raise InputError(
-            f"'{name}' maps over {source!r}, which is a {kind}: its elements are seldom what is meant; "
+            f"'{name}' maps over {source!r}, which is of type {kind}: its elements are seldom what is meant; "
             f"give a list instead, such as {remedy}",
             name=source,
             process_id=name,
         )
     if not hasattr(value, "__iter__") and not hasattr(value, "__getitem__"):
         raise InputError(
-            f"'{name}' maps over {source!r}, which is a {kind}: give a list, or another iterable",
+            f"'{name}' maps over {source!r}, which is of type {kind}: give a list, or another iterable",
             name=source,
             process_id=name,
         )
@@ -504,14 +504,14 @@ def _connect(nodes: dict[str, Node]) -> None:
                 nodes[source].consumers = [name]
     for node in nodes.values():
         for _, source, kind in node.edges:
-            if kind & ~EACH in (RESULT, RESULT_LIST) and nodes[source].required:
+            if takes_result(kind) and nodes[source].required:
                 nodes[source].required = not _handled(nodes, source)
 
 
 def _handled(nodes: Mapping[str, Node], source: str) -> bool:
     """Whether every consumer takes the result itself, whatever it is."""
     return all(
-        kind & ~EACH in (RESULT, RESULT_LIST)
+        takes_result(kind)
         for name in nodes[source].consumers
         for _, wanted, kind in nodes[name].edges
         if wanted == source

@@ -50,7 +50,7 @@ from pmflow.engine.loops import Loop
 from pmflow.engine.plan import ELEMENT, INLINE, LANES, SOME, STAGE, TASK, Node, Plan, check_sequence
 from pmflow.errors import InputError, ProcessError
 from pmflow.executors.base import Began, Call, Session, Stopped
-from pmflow.graph import EACH, RESULT, RESULT_LIST
+from pmflow.graph import EACH, takes_result
 from pmflow.results import (
     RELEASED,
     Cancelled,
@@ -300,10 +300,7 @@ class Scheduler:
                     sequences[parameter] = self._sequence(node.id, source, outcome.value)  # type: ignore[union-attr]
             same_length(node, {name: len(each) for name, each in sequences.items()})
         except Exception as error:  # noqa: BLE001 - an iterable may raise anything
-            now = perf_counter()
-            failure = Failure(error, now, now)
-            failure.required = node.required
-            self._ends.append((node, node.id, failure))
+            self._fail(node, node.id, error)
             return
         self._more = True
         self._shared[node.id] = shared
@@ -330,10 +327,7 @@ class Scheduler:
         try:
             values = bind_element(node, index, self._shared[name], self, 0.0)
         except IndexError:
-            now = perf_counter()
-            failure = Failure(unequal(name, self._lengths(name)), now, now)
-            failure.required = node.required
-            self._ends.append((node, key, failure))
+            self._fail(node, key, unequal(name, self._lengths(name)))
             return
         if isinstance(values, Skipped):
             values.ended = perf_counter()
@@ -341,6 +335,13 @@ class Scheduler:
             return
         args, kwargs = arguments(node, values)
         self._submit(node, self._call(node, key, f"{name}_{index}", args, kwargs))
+
+    def _fail(self, node: Node, key: Key, error: Exception) -> None:
+        """End what could not begin."""
+        now = perf_counter()
+        failure = Failure(error, now, now)
+        failure.required = node.required
+        self._ends.append((node, key, failure))
 
     # Ends
 
@@ -369,7 +370,10 @@ class Scheduler:
                     self._watch(follower, then)
                 if self.stopped_by is not None:
                     self._sessions[node.lane].stop(then)
-            if self._timed_out:
+            if self._timed_out and key in self._timed_out:
+                if node.lane in _ON_LOOP:  # it has swallowed its cancellation, and ended when it liked
+                    self._not_well(node, call, Stopped(outcome.ended, ended=True))
+                    return
                 self._timed_out.discard(key)
             if call.attempt > 1:
                 outcome.note = (call.attempt, outcome.worker, key not in self._overlapped)
@@ -510,9 +514,7 @@ class Scheduler:
             self.sequences[name] = {}
             self._shared[name] = {}
             if len(set(lengths.values())) > 1:
-                failure = Failure(unequal(name, lengths), mapped.started, mapped.ended)
-                failure.required = node.required
-                self._ends.append((node, name, failure))
+                self._fail(node, name, unequal(name, lengths))
                 continue
             self._ends.append((node, name, mapped))
 
@@ -589,7 +591,7 @@ class Scheduler:
                 self._give_up_elements(node, now)
                 continue
             end = _given_up(
-                [(source, self.outcomes[source]) for _, source, kind in node.edges if kind not in _ANY_END], now
+                [(source, self.outcomes[source]) for _, source, kind in node.edges if not takes_result(kind)], now
             )
             self.outcomes[name] = end
             if self._emit is not None:
@@ -607,7 +609,11 @@ class Scheduler:
         elements.extend([None] * (self._frontier.size(name) - len(elements)))
         for index, element in enumerate(elements):
             if element is None:
-                sources = [(f"{source}_{index}", self.elements[source][index]) for source in self.plan.aligned[name]]
+                sources = [
+                    (f"{source}_{index}", self.elements[source][index])
+                    for _, source, kind in node.edges
+                    if kind >= EACH and source in self.plan.aligned[name] and not takes_result(kind)
+                ]
                 elements[index] = ended = _given_up(sources, now)
                 if self._emit is not None:
                     self._tell_end(f"{name}_{index}", node, ended)
@@ -688,13 +694,13 @@ class Scheduler:
         """Return the result of a process that has ended, or of an element."""
         outcome = self.outcomes[name] if index is None else self.elements[name][index]
         label = name if index is None else f"{name}_{index}"
-        result = self._result_of(label, self.plan.nodes[name], outcome)
-        if self._uses:
-            _ = result.state, result._data  # noqa: SLF001 - before it is released
-        return result
+        return self._result_of(label, self.plan.nodes[name], outcome)
 
     def _result_of(self, label: str, node: Node, outcome: Outcome) -> ProcessResult[Any]:
-        return result_of(label, outcome, node.strategy, self.clock)
+        result = result_of(label, outcome, node.strategy, self.clock)
+        if self._uses:
+            _ = result._data  # noqa: SLF001 - it is read now, for it may be released
+        return result
 
     def _tell(
         self, kind: str, label: str, state: ProcessState, moment: float, attempt: int, result: Any = None
@@ -708,7 +714,6 @@ class Scheduler:
 
 
 _ON_LOOP = (TASK, TASK + ELEMENT, INLINE, INLINE + STAGE)
-_ANY_END = (RESULT, RESULT_LIST)
 
 
 def _given_up(sources: Iterable[tuple[str, Outcome]], now: float) -> Skipped | Cancelled:

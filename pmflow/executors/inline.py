@@ -113,10 +113,9 @@ class TaskSession:
             # Each call has a context, and a state of cancellation, of its own: where this one has changed its task's,
             # the rest of the chain gets another task.
             same = not call.stopped and copy_context() == context
-            if not same:
-                self.begin(then, value)
             deliver(call, outcome)
             if not same:
+                self.begin(then, value)  # which may run it at once: what is delivered stays in order
                 return
             call = then
 

@@ -48,6 +48,7 @@ class ThreadPool:
         self.lock = threading.Lock()
         self.running = 0
         self.abandoned = 0
+        self.living = 0
         self._idle: list[_Thread] = []
         self._waking = False
         self._turns: deque[ThreadSession] = deque()  # the runs with calls waiting
@@ -60,15 +61,26 @@ class ThreadPool:
     # With the lock held
 
     def wake(self) -> None:
-        """Wake a thread, or start one, if that helps."""
+        """Wake a thread, or start one, if that helps.
+
+        Raises:
+            RuntimeError: the system gives no thread, and there is none.
+        """
         if self._waking or not self._turns or self.running >= self.size:
             return
         self._waking = True
         if self._idle:
             self._idle.pop().parked.release()
-        else:
-            self._count += 1
+            return
+        self._count += 1
+        try:
             _Thread(self, f"pmflow-thread-{self._count}").start()
+        except RuntimeError:
+            self._waking = False
+            if not self.living:
+                raise
+        else:
+            self.living += 1
 
     def take(self, thread: _Thread) -> Call | None:
         """Give a thread its next chain, from the runs in turn."""
@@ -139,14 +151,19 @@ class ThreadSession:
     def submit(self, chains: Sequence[Call]) -> None:
         """Queue chains."""
         pool = self._pool
+        refused: Sequence[Call] = ()
+        reason = _HELD
         with pool.lock:
-            exhausted = pool.abandoned >= MOST_ABANDONED
-            if not exhausted:
-                pool.enqueue(self, chains)
-        if exhausted:
-            now = perf_counter()
-            for call in chains:
-                self.port.deliver(call, Failure(_exhausted(call), now, now))
+            if pool.abandoned >= MOST_ABANDONED:
+                refused = chains
+            else:
+                try:
+                    pool.enqueue(self, chains)
+                except RuntimeError as error:
+                    refused, reason = self._drain(), f"no thread could be started ({error}); use fewer at once"
+        now = perf_counter()
+        for call in refused:
+            self.port.deliver(call, Failure(_exhausted(call, reason), now, now))
 
     def stop(self, call: Call) -> None:
         """Take a call out of the queue, or abandon it."""
@@ -171,7 +188,7 @@ class ThreadSession:
         self.port.deliver(call, Stopped(perf_counter(), ended=thread is None))
         now = perf_counter()
         for queued in drained:
-            self.port.deliver(queued, Failure(_exhausted(queued), now, now))
+            self.port.deliver(queued, Failure(_exhausted(queued, _HELD), now, now))
 
     def _drain(self) -> list[Call]:
         drained = [self.queue.pop() for _ in range(len(self.queue) - 1)]
@@ -185,12 +202,14 @@ class ThreadSession:
         """Nothing is left: every call has had its outcome."""
 
 
-def _exhausted(call: Call) -> ThreadsExhaustedError:
-    return ThreadsExhaustedError(
-        f"'{call.label}' was not started: {MOST_ABANDONED} threads are held by calls that took longer than "
-        f"their timeout and cannot be stopped; use type='process' for functions that may hang",
-        process_id=call.label,
-    )
+_HELD = (
+    f"{MOST_ABANDONED} threads are held by calls that took longer than their timeout and cannot be stopped; "
+    f"use type='process' for functions that may hang"
+)
+
+
+def _exhausted(call: Call, reason: str) -> ThreadsExhaustedError:
+    return ThreadsExhaustedError(f"'{call.label}' was not started: {reason}", process_id=call.label)
 
 
 class _Thread(threading.Thread):
@@ -218,6 +237,7 @@ class _Thread(threading.Thread):
             with lock:
                 pool.release(self)
                 if self.abandoned:
+                    pool.living -= 1
                     return
                 call = pool.take(self)
                 if call is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import types
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 FINAL: set[type] = {type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset}
@@ -25,7 +25,9 @@ def is_final(value: Any) -> bool:
         return True
     if _is_awaitable(value):
         return False
-    if (hasattr(kind, "__next__") and not isinstance(value, io.IOBase)) or hasattr(kind, "__anext__"):
+    if hasattr(kind, "__next__") and not isinstance(value, io.IOBase) and iter(value) is value:
+        return False
+    if isinstance(value, AsyncIterator) and value.__aiter__() is value:
         return False
     if len(FINAL) < _FINAL_KEPT:
         FINAL.add(kind)

@@ -151,7 +151,8 @@ STEPS = [process(zero, id="first"), process(lambda first: first + 1, id="second"
 @case(kind=("ValueError", "SystemExit", "KeyboardInterrupt"))
 def test_s6_a_hook_that_raises_is_logged_once_and_hurts_nobody(kind: str) -> None:
     """A hook that raises or exits is logged once and not called again; the run and the other hooks go on."""
-    log, calls, seen = Log(), [], []
+    log, calls = Log(), []
+    seen: list[Any] = []
 
     def bad(event: Any) -> None:
         calls.append(event)

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 from harness import case, run_program
-from inside import alive, eventually
+from inside import alive, eventually, raises
 
 import pmflow
 from pmflow import ProcessState, ProcessTimeoutError, RunTimeoutError, process
@@ -61,15 +61,13 @@ def test_s13_a_run_inside_a_running_loop(library: str) -> None:
 @case()
 def test_s13_runs_from_eight_threads_at_once() -> None:
     """Eight threads run graphs at the same moment, again and again: each has its own right result."""
-    together, wrong = threading.Barrier(8), []
+    together, found = threading.Barrier(8), {}
 
     def work(number: int) -> None:
         together.wait(PATIENCE)
         for turn in range(10):
             n = number * 100 + turn
-            data = pmflow.run(mixed(), inputs={"n": n}, timeout=PATIENCE).data
-            if data != {"four": [n, n + 2]}:
-                wrong.append((n, data))
+            found[n] = pmflow.run(mixed(), inputs={"n": n}, timeout=PATIENCE).data["four"]
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -77,7 +75,7 @@ def test_s13_runs_from_eight_threads_at_once() -> None:
     for thread in threads:
         thread.join(PATIENCE)
     assert not any(thread.is_alive() for thread in threads)
-    assert wrong == []
+    assert found == {n: [n, n + 2] for number in range(8) for n in range(number * 100, number * 100 + 10)}
 
 
 @case(stderr=r"(.*DeprecationWarning.*fork.*)?")
@@ -207,10 +205,9 @@ def test_s14_a_run_timeout_leaves_a_thread_behind() -> None:
     def computes() -> None:
         threading.Event().wait()
 
-    try:
+    with raises(RunTimeoutError, "0.5 s") as caught:
         pmflow.run([stuck, computes], timeout=0.5)
-    except RunTimeoutError as error:
-        run = error.run
+    run = caught.error.run
     assert {name: (result.state, result.stopped) for name, result in run.items()} == {
         "stuck": (ProcessState.CANCELLED, False),
         "computes": (ProcessState.CANCELLED, True),
