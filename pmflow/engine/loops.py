@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
-from functools import partial
 from math import inf
 from threading import Lock, Semaphore, Thread
 from time import monotonic
@@ -246,8 +245,8 @@ class _Aside:
         self._cancel: Callable[[], object] | None = None
         self._cancelled = False
         self._lock = Lock()
-        run = partial(copy_context().run, self._run, work, argument)
-        Thread(target=run, name=f"pmflow-await-{name}", daemon=True).start()
+        context = copy_context()
+        Thread(target=lambda: context.run(self._run, work, argument), name=f"pmflow-await-{name}", daemon=True).start()
 
     def _run(self, work: Work, argument: Any) -> None:
         import asyncio
