@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -395,8 +396,6 @@ def _not_a_process(name: str, value: Any) -> str:
 
 def _run(request: _Request) -> Run[Any]:
     """Run in this thread, or, where an event loop is running in it, in another."""
-    if not threading.main_thread().is_alive() or sys.is_finalizing():
-        raise ShutdownError("the interpreter is shutting down, so no run can begin; run it before the program ends")
     execution = _Execution(request)
     with place_lent(), execution.interruptible():
         if all(node.lane in _WITHOUT_LOOP for node in request.plan.nodes.values()):
@@ -420,15 +419,24 @@ async def _arun(request: _Request) -> Run[Any]:
 def _loop_is_running() -> bool:
     """Whether an event loop is running in this thread; context variables may come from a thread where one is."""
     asyncio, trio = sys.modules.get("asyncio"), sys.modules.get("trio")
-    if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented, and tells only this
+    # Another thread may be importing them just now: what is not there yet does not run here.
+    running = getattr(asyncio, "_get_running_loop", None)
+    if running is not None and running() is not None:
         return True
-    return trio is not None and trio.lowlevel.in_trio_run()
+    in_trio = getattr(getattr(trio, "lowlevel", None), "in_trio_run", None)
+    return in_trio is not None and in_trio()
+
+
+_exiting: list[bool] = []
+atexit.register(_exiting.append, True)  # noqa: FBT003 - any entry will do
 
 
 class _Execution:
     """One run of a request."""
 
     def __init__(self, request: _Request) -> None:
+        if _exiting or sys.is_finalizing():
+            raise ShutdownError("the interpreter is shutting down, so no run can begin; run it before the program ends")
         self.request = request
         self.run_id = os.urandom(6).hex()
         self._started = perf_counter()

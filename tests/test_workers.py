@@ -415,7 +415,8 @@ def test_a_call_that_has_ended_when_it_is_stopped_keeps_its_result(pool: WorkerP
 
 
 @pytest.mark.parametrize(("function", "argument", "exit_code", "name"), [
-    (crash, 0, 0, None), (crash, 3, 3, None), (kill_me, signal.SIGKILL, None, "SIGKILL"), (kill_me, signal.SIGSEGV, None, "SIGSEGV"),
+    (crash, 0, 0, None), (crash, 3, 3, None),
+    (kill_me, signal.SIGKILL, None, "SIGKILL"), (kill_me, signal.SIGSEGV, None, "SIGSEGV"),
 ])  # fmt: skip
 def test_a_crash_costs_one_call(
     pool: WorkerPool, port: Inbox, function: Any, argument: int, exit_code: int | None, name: str | None
@@ -794,7 +795,8 @@ def test_a_chain_that_needs_a_function_by_value_begins_again_where_it_stopped(tm
         spec.loader.exec_module(far)
         port = Inbox()
         session = pool.open(port)
-        session.submit([chain(call(double, 1, key="a"), call(far.f, key="b"), call(far.f, key="c"), call(double, key="d"))])
+        links = [call(double, 1, key="a"), call(far.f, key="b"), call(far.f, key="c"), call(double, key="d")]
+        session.submit([chain(*links)])
         assert [(key, outcome.value) for key, outcome in port.take(4)] == [("a", 2), ("b", 3), ("c", 4), ("d", 8)]
         assert value(pool, double, 1) == 2
         """,

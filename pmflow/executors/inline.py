@@ -112,7 +112,7 @@ class TaskSession:
                 return
             # Each call has a context, and a state of cancellation, of its own: where this one has changed its task's,
             # the rest of the chain gets another task.
-            same = not call.stopped and copy_context() == context
+            same = not call.stopped and _unchanged(context)
             deliver(call, outcome)
             if not same:
                 self.begin(then, value)  # which may run it at once: what is delivered stays in order
@@ -128,6 +128,12 @@ class TaskSession:
             link = link.then
         context = copy_context() if call.context is None else call.context.copy()
         task.native = context.run(self._loop.spawn, self._run, (call, value), call.label)
+
+
+def _unchanged(before: Context) -> bool:
+    """Whether the context is what it was: the same values, not equal ones, which only their classes could tell."""
+    now = copy_context()
+    return len(now) == len(before) and all(now.get(name, before) is value for name, value in before.items())
 
 
 class _Task:

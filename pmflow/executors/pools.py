@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +21,16 @@ __all__ = ["WorkflowPoolManager"]
 MOST_THREADS = 32
 
 _lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """Forget who holds the lock, in a forked child: it is not here."""
+    global _lock  # noqa: PLW0603 - a lock cannot be emptied
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 _threads: list[ThreadPool] = []
 _workers: list[WorkerPool] = []
 

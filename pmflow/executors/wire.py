@@ -4,9 +4,9 @@ The program imports this file as part of the package, a worker loads it by its p
 what is pickled by reference to it is found on both sides. It imports the standard library only; cloudpickle where
 something cannot go by reference.
 
-A *frame* is eight bytes of length and a pickle. Down go setups and chains, up comes one reply per link as soon as it
-exists. Arguments and values are pickled on their own within a frame, so that what cannot be pickled or unpickled is
-the failure of one link, and never of the conversation.
+A *frame* is a mark, eight bytes of length and a pickle. Down go setups and chains, up comes one reply per link as soon
+as it exists. Arguments and values are pickled on their own within a frame, so that what cannot be pickled or unpickled
+is the failure of one link, and never of the conversation.
 
 A function goes by reference if its module can be imported by its name and is not ``__main__``: module, qualified name
 and a digest of its code. A worker that cannot import it, or finds other code (a reloaded module), asks for it by value.
@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 
 ALIAS = "_pmflow_wire"
 
-HEADER = struct.Struct("<Q")
+MARK = b"pmfl"
+HEADER = struct.Struct("<4sQ")
 
 # Kinds of replies
 READY, VALUE, ERROR, UNSENDABLE, UNREADABLE, UNKNOWN = range(6)
@@ -39,9 +40,8 @@ class Setup(NamedTuple):
 
 
 class Link(NamedTuple):
-    """One link of a chain: its number, its function (sent once: by token afterwards), its arguments, who feeds it."""
+    """One link of a chain: its function (sent once: by token afterwards), its arguments, who feeds it."""
 
-    number: int
     token: bytes
     function: bytes | None
     arguments: bytes
@@ -52,7 +52,6 @@ class Reply(NamedTuple):
     """What became of a link; times are those of `time.perf_counter()`, which all processes of a machine share."""
 
     kind: int
-    number: int = 0
     payload: bytes = b""
     started: float = 0.0
     ended: float = 0.0
@@ -62,7 +61,7 @@ class Reply(NamedTuple):
 def frame(message: Any) -> bytes:
     """Return a message as it is sent."""
     body = pickle.dumps(tuple(message) if isinstance(message, (Setup, Reply)) else [tuple(link) for link in message], 5)
-    return HEADER.pack(len(body)) + body
+    return HEADER.pack(MARK, len(body)) + body
 
 
 class Frames:
@@ -86,7 +85,9 @@ class Frames:
                 self._wanted = HEADER.size
                 yield head
             else:
-                (self._wanted,) = HEADER.unpack(head)
+                mark, self._wanted = HEADER.unpack(head)
+                if mark != MARK:
+                    raise ValueError(f"a frame begins with {MARK!r}, and this is {head!r}")
             self._in_body = not self._in_body
 
 
@@ -206,7 +207,7 @@ def reference(function: types.FunctionType) -> tuple[str, str, int] | None:
     found = _attribute(module, function.__qualname__)
     if found is not function and _unwrapped(found) is not function:
         return None
-    return name, function.__qualname__, digest(function.__code__)
+    return name, function.__qualname__, digest_of(function)
 
 
 def _importable(module: types.ModuleType) -> bool:
@@ -244,7 +245,7 @@ def load_function(module: str, qualname: str, expected: int) -> Any:
     except Exception as error:
         raise NotHereError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
     for candidate in (found, _unwrapped(found)):
-        if isinstance(candidate, types.FunctionType) and digest(candidate.__code__) == expected:
+        if isinstance(candidate, types.FunctionType) and digest_of(candidate) == expected:
             return candidate
     raise NotHereError(f"{module}.{qualname} is not what it is in the program")
 
@@ -266,6 +267,24 @@ def put_together(thing: Any) -> Any:
     exception.__dict__.update(thing.state)
     str(exception)
     return exception
+
+
+def digest_of(function: types.FunctionType) -> int:
+    """Return a number that changes with the code of a function, and with those of its defaults that are plain."""
+    defaults = (function.__defaults__, sorted((function.__kwdefaults__ or {}).items()))
+    plain = repr(defaults) if all(type(value) in _PLAIN for value in _flat(defaults)) else ""
+    return zlib.crc32(plain.encode("utf-8", "replace"), digest(function.__code__))
+
+
+_PLAIN = {bool, int, float, complex, str, bytes, type(None)}
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _flat(each)
+    else:
+        yield value
 
 
 def digest(code: types.CodeType) -> int:

@@ -111,12 +111,12 @@ def _run_link(link: Any, value: Any, functions: dict[bytes, Any]) -> tuple[Any, 
         try:
             function = _function(link, functions)
         except wire.NotHereError as error:
-            return wire.Reply(wire.UNKNOWN, link.number, text=str(error)), None
+            return wire.Reply(wire.UNKNOWN, text=str(error)), None
         args, kwargs = pickle.loads(link.arguments)
     except wire.NotHereError as error:
-        return wire.Reply(wire.UNKNOWN, link.number, text=str(error)), None
+        return wire.Reply(wire.UNKNOWN, text=str(error)), None
     except BaseException as error:
-        return _error(link, wire.UNREADABLE, error, started, perf_counter()), None
+        return _error(wire.UNREADABLE, error, started, perf_counter()), None
     started = perf_counter()
     try:
         if isinstance(link.feed, str):
@@ -125,14 +125,14 @@ def _run_link(link: Any, value: Any, functions: dict[bytes, Any]) -> tuple[Any, 
             args = (*args[: link.feed], value, *args[link.feed :])
         value = values.finished(function(*args, **kwargs))
     except BaseException as error:
-        return _error(link, wire.ERROR, error, started, perf_counter()), None
+        return _error(wire.ERROR, error, started, perf_counter()), None
     ended = perf_counter()
     try:
         payload = wire.dumps_quickly(value)
     except BaseException as error:
         text = f"{_kind(value)}\n{type(error).__name__}: {error}"
-        return wire.Reply(wire.UNSENDABLE, link.number, b"", started, ended, text), None
-    return wire.Reply(wire.VALUE, link.number, payload, started, ended), value
+        return wire.Reply(wire.UNSENDABLE, b"", started, ended, text), None
+    return wire.Reply(wire.VALUE, payload, started, ended), value
 
 
 def _kind(value: Any) -> str:
@@ -157,7 +157,7 @@ def _function(link: Any, functions: dict[bytes, Any]) -> Any:
     return known
 
 
-def _error(link: Any, kind: int, error: BaseException, started: float, ended: float) -> Any:
+def _error(kind: int, error: BaseException, started: float, ended: float) -> Any:
     """Return an exception as a reply: itself if it survives the journey, and its traceback as text."""
     import traceback
 
@@ -175,7 +175,7 @@ def _error(link: Any, kind: int, error: BaseException, started: float, ended: fl
         or _travelled(error, lambda: wire.Parts(type(error), error.args, error.__dict__))
         or pickle.dumps(description, 5)
     )
-    return wire.Reply(kind, link.number, payload, started, ended, text)
+    return wire.Reply(kind, payload, started, ended, text)
 
 
 def _travelled(error: BaseException, thing: Any) -> bytes | None:

@@ -26,6 +26,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from time import perf_counter
@@ -95,7 +96,6 @@ class WorkerPool:
         self._idle: list[_Worker] = []
         self._turns: deque[WorkerSession] = deque()
         self._false_starts = 0
-        self._numbers = 0
         self._closed = False
 
     def forget(self) -> None:
@@ -275,9 +275,8 @@ class WorkerPool:
         if token not in worker.known:
             worker.known.add(token)
             sent = payload
-        self._numbers += 1
-        worker.numbers.append(self._numbers)
-        return wire.Link(self._numbers, token, sent, arguments, call.feed)
+        worker.tokens.append(token)
+        return wire.Link(token, sent, arguments, call.feed)
 
     # What workers say
 
@@ -293,10 +292,27 @@ class WorkerPool:
             if not data:
                 self._bury(worker)
                 return
-            for body in worker.frames.feed(data):
-                self._take(worker, wire.Reply(*pickle.loads(body)))
+            try:
+                for body in worker.frames.feed(data):
+                    self._take(worker, wire.Reply(*pickle.loads(body)))
+            except Exception as error:
+                self._misunderstand(worker, error)
+                return
             if len(data) < CHUNK:
                 return
+
+    def _misunderstand(self, worker: _Worker, error: Exception) -> None:
+        """End a worker on whose channel something else has written; the link it was running is charged."""
+        session, links = worker.session, list(worker.links)
+        self._end(worker)
+        if session is not None and links:
+            failed = WorkerCrashedError(
+                f"the worker that ran '{links[0].label}' was ended: what came from it is no reply ({error}); "
+                f"its function may have written to a descriptor that it did not open",
+                process_id=links[0].label,
+                elapsed=perf_counter() - links[0].started,
+            )
+            session.port.deliver(links[0], Failure(failed, links[0].started, perf_counter(), worker=worker.name))
 
     def _take(self, worker: _Worker, reply: wire.Reply) -> None:
         if reply.kind == wire.READY:
@@ -307,9 +323,9 @@ class WorkerPool:
             return
         session, call = worker.for_session(), worker.links.popleft()
         worker.replied = True
-        worker.numbers.popleft()
+        token = worker.tokens.popleft()
         if reply.kind == wire.UNKNOWN:
-            self._again_by_value(worker, session, call, reply)
+            self._again_by_value(worker, call, token, reply)
             return
         outcome = _outcome(call, reply, worker)
         if worker.dropping:
@@ -338,18 +354,22 @@ class WorkerPool:
             now = perf_counter()
             session.port.deliver(unsent[0], Failure(unsent[1], now, now))
 
-    def _again_by_value(self, worker: _Worker, session: WorkerSession, call: Call, reply: wire.Reply) -> None:
+    def _again_by_value(self, worker: _Worker, call: Call, token: bytes, reply: wire.Reply) -> None:
         """Send a chain again from a link on whose function the worker does not have, or has with other code."""
+        session = worker.for_session()
         links = [call, *worker.links]
         worker.known.clear()
         before = worker.value
-        self._free_silently(worker, session)
-        if session.is_by_value(call):
+        worker.clear()
+        session.running -= 1
+        self._idle.append(worker)
+        if session.is_by_value(call) and token == session.function(call)[0]:
             now = perf_counter()
             error = TransferError(f"'{call.label}' cannot run in a worker: {reply.text}", process_id=call.label)
             session.port.deliver(call, Failure(error, now, now))
             return
-        session.send_by_value(call)
+        if not session.is_by_value(call):
+            session.send_by_value(call)
         if call.feed is not None:
             call.args, call.kwargs = call.arguments(before)
             call.feed = None
@@ -357,11 +377,6 @@ class WorkerPool:
             link.handle = None
         call.started = 0.0
         self.enqueue(session, [call])
-
-    def _free_silently(self, worker: _Worker, session: WorkerSession) -> None:
-        worker.clear()
-        session.running -= 1
-        self._idle.append(worker)
 
     # Lives and deaths
 
@@ -542,7 +557,7 @@ class _Worker:
         self.known: set[bytes] = set()
         self.path: list[str] = []
         self.links: deque[Call] = deque()
-        self.numbers: deque[int] = deque()
+        self.tokens: deque[bytes] = deque()
         self.unsent: tuple[Call, TransferError] | None = None
         self.session: WorkerSession | None = None
         self.dropping = False
@@ -573,7 +588,7 @@ class _Worker:
     def clear(self) -> None:
         """Forget the chain."""
         self.links.clear()
-        self.numbers.clear()
+        self.tokens.clear()
         self.unsent = self.session = self.value = None
         self.dropping = self.replied = False
 
@@ -653,7 +668,11 @@ def _started() -> tuple[subprocess.Popen[bytes], socket.socket, int]:
 
 def search_path() -> list[str]:
     """Return where the program looks for modules; ``""`` is its working directory now."""
-    return [path or str(Path.cwd()) for path in sys.path]
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError:  # it was removed
+        here = os.sep
+    return [path or here for path in sys.path]
 
 
 def _above_standard(descriptor: int) -> int:
@@ -714,10 +733,11 @@ def _exception(call: Call, reply: wire.Reply) -> Any:
     if not isinstance(found, BaseException):
         name, message, notes = found
         found = ProcessError(f"{name}: {message}", process_id=call.label, type_name=name)
-        if notes:
-            found.__dict__["__notes__"] = list(notes)
+        if isinstance(notes, (list, tuple)):
+            found.__dict__["__notes__"] = [str(note) for note in notes]
     if found.__cause__ is None:
-        found.__cause__ = RemoteTracebackError(reply.text)
+        with suppress(Exception):  # a class of the user's may refuse
+            found.__cause__ = RemoteTracebackError(reply.text)
     return found
 
 
