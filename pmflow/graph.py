@@ -56,7 +56,7 @@ class Graph:
     ('words',)
     """
 
-    __slots__ = ("_edges", "_more", "_optional", "_order", "plans", "processes")
+    __slots__ = ("_consumers", "_edges", "_more", "_optional", "_order", "plans", "processes")
 
     processes: Mapping[str, BaseProcess[Any]]
 
@@ -87,6 +87,7 @@ class Graph:
         self._optional = optional
         self._edges = {name: edges_of(process, more.get(name, ())) for name, process in processes.items()}
         self._refuse_clashes()
+        self._consumers: dict[str, list[str]] = {}
         self._order = self._sorted()
 
     def _refuse_clashes(self) -> None:
@@ -105,7 +106,7 @@ class Graph:
     def _sorted(self) -> list[str]:
         """Return the ids, each after those it depends on (Kahn's algorithm, 1962)."""
         missing: dict[str, int] = {}
-        dependants: dict[str, list[str]] = {}
+        dependants = self._consumers
         order: list[str] = []
         edges = self._edges
         for name, each in edges.items():
@@ -183,6 +184,11 @@ class Graph:
     def order(self) -> list[str]:
         """The ids, each after those it depends on."""
         return self._order
+
+    @property
+    def consumers(self) -> Mapping[str, list[str]]:
+        """Id to the ids of those that need it, once per edge."""
+        return self._consumers
 
     def required(self, name: str) -> bool:
         """Whether the failure of a process fails the run."""

@@ -193,6 +193,8 @@ Outcome = Success | Failure | Skipped | Cancelled | Mapped
 
 def _began(outcome: Outcome) -> float:
     """Return when it began, or when it was known that it would not."""
+    if type(outcome) is Success:
+        return outcome.started
     started = getattr(outcome, "started", None)
     return outcome.ended if started is None else started
 
@@ -423,6 +425,12 @@ class _Lazy(ProcessResult[Any]):
 
     _origin: tuple[str, Outcome, ProcessType, Clock]
 
+    @property
+    def execution_time(self) -> float:  # type: ignore[override]
+        """Seconds, of the last attempt."""
+        outcome = self._origin[1]
+        return outcome.ended - _began(outcome)
+
     def __getattr__(self, name: str) -> Any:
         derive = _DERIVED.get(name)
         if derive is None:
@@ -464,7 +472,6 @@ def _traceback(_key: str, outcome: Outcome, _strategy: ProcessType, _clock: Cloc
 _DERIVED: dict[str, Callable[[str, Outcome, ProcessType, Clock], Any]] = {
     "success": lambda _key, outcome, _strategy, _clock: _state(outcome) is ProcessState.COMPLETED,
     "_data": lambda _key, outcome, _strategy, _clock: getattr(outcome, "value", None),
-    "execution_time": lambda _key, outcome, _strategy, _clock: outcome.ended - _began(outcome),
     "start_time": lambda _key, outcome, _strategy, clock: clock(_began(outcome)),
     "end_time": lambda _key, outcome, _strategy, clock: clock(outcome.ended),
     "error": _error,

@@ -12,7 +12,8 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from math import inf
-from threading import Lock, Semaphore, Thread
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -203,7 +204,8 @@ class NoLoop:
     def __init__(self) -> None:
         self.now = monotonic
         self._soon: deque[Callable[[], None]] = deque()
-        self._woken = Semaphore(0)
+        # A signal handler wakes it too: nothing with a lock that the thread it interrupts may hold.
+        self._woken: SimpleQueue[None] = SimpleQueue()
 
     async def __aenter__(self) -> Self:
         return self
@@ -217,14 +219,15 @@ class NoLoop:
             for _ in range(len(soon)):
                 soon.popleft()()
             return
-        self._woken.acquire(timeout=None if deadline == inf else max(0.0, deadline - monotonic()))
-        while self._woken.acquire(blocking=False):
-            continue
+        with suppress(Empty):
+            self._woken.get(timeout=None if deadline == inf else max(0.0, deadline - monotonic()))
+            while True:
+                self._woken.get_nowait()
 
     wait_shielded = wait
 
     def wake(self) -> None:
-        self._woken.release()
+        self._woken.put(None)
 
     wake_threadsafe = wake
 

@@ -19,7 +19,7 @@ from pmflow.config import ProcessType, id_text, id_texts, process_type
 from pmflow.decorator import FunctionProcess
 from pmflow.engine.frontier import Frontier, Place, Priority
 from pmflow.errors import ConfigurationError, InputError, MissingDependencyError, did_you_mean, nearest
-from pmflow.graph import AFTER, DEFAULT, EACH, VALUE, Edge, Graph, settings_of, takes_result
+from pmflow.graph import AFTER, DEFAULT, EACH, RESULT, VALUE, Edge, Graph, settings_of, takes_result
 
 __all__ = ["Plan"]
 
@@ -230,7 +230,7 @@ class Plan:
         planner = _Planner(graph, inputs, given, needed, type, explain)
         nodes = {name: planner.node(name) for name in graph.order if name in needed}
         _check_inputs(graph, inputs)
-        _connect(nodes)
+        _connect(nodes, graph.consumers)
         keep_all = (keep or ("all" if targets is None else "targets")) == "all"
         return cls(nodes, graph.targets if targets is None else targets, given, planner.asks, keep_all=keep_all)
 
@@ -259,7 +259,7 @@ class Plan:
             else:
                 dependencies[name] = [nodes[source].unit for source in self.waits_for(node)]
             for _, source, kind in edges:
-                if takes_result(kind):
+                if kind >= RESULT and takes_result(kind):
                     lenient.setdefault(name, set()).add(nodes[source].unit)
         return Frontier.prepared(
             dependencies,
@@ -489,22 +489,19 @@ def is_coroutine(process: BaseProcess[Any]) -> bool:
     return iscoroutinefunction(process.entry)
 
 
-def _connect(nodes: dict[str, Node]) -> None:
+def _connect(nodes: dict[str, Node], consumers: Mapping[str, list[str]]) -> None:
     """Fill in who consumes what, and whose failures every consumer handles."""
-    for name, node in nodes.items():
-        edges = node.edges
-        if not edges:
+    for source, names in consumers.items():
+        node = nodes.get(source)
+        if node is None:
             continue
-        sources = (edges[0][1],) if len(edges) == 1 else {source: None for _, source, _ in edges}
-        for source in sources:
-            consumers = nodes[source].consumers
-            if consumers:
-                consumers.append(name)  # type: ignore[attr-defined]
-            else:
-                nodes[source].consumers = [name]
+        if len(names) > 1:
+            node.consumers = [name for name in dict.fromkeys(names) if name in nodes and nodes[name].edges]
+        elif names[0] in nodes and nodes[names[0]].edges:
+            node.consumers = names
     for node in nodes.values():
         for _, source, kind in node.edges:
-            if takes_result(kind) and nodes[source].required:
+            if kind >= RESULT and takes_result(kind) and nodes[source].required:
                 nodes[source].required = not _handled(nodes, source)
 
 

@@ -161,11 +161,18 @@ class Scheduler:
                 self._closed = True
                 for session in sessions.values():
                     session.close()
+                # They know this run, and it them: its values are to go with the last reference, not as garbage.
+                self._sessions = {}
+                self._timers.clear()
+                self._mailbox.clear()
+                self._shared.clear()
 
     def deliver(self, call: Call, outcome: Any) -> None:
         """Take an outcome from an executor; from any thread."""
+        if self._closed:
+            return
         self._mailbox.append((call, outcome))
-        if not self._armed and not self._closed:
+        if not self._armed:
             self._armed = True
             if get_ident() == self._thread:
                 self.loop.wake()

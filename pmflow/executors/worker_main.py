@@ -57,14 +57,19 @@ def main(descriptor: int, lifeline: int) -> None:
     frames = wire.Frames()
     functions: dict[bytes, Any] = {}
     while data := connection.recv(CHUNK):
-        for body in frames.feed(data):
-            message = pickle.loads(body)
-            if isinstance(message, tuple):
-                sys.path[:] = wire.Setup(*message).path
-                functions.clear()
-                connection.sendall(wire.frame(wire.Reply(wire.READY)))
-            else:
-                _run_chain([wire.Link(*link) for link in message], functions, connection)
+        _serve(frames, data, functions, connection)
+
+
+def _serve(frames: Any, data: bytes, functions: dict[bytes, Any], connection: socket.socket) -> None:
+    """Do what has been asked for; a function of its own, so that nothing of it is held while there is nothing to do."""
+    for body in frames.feed(data):
+        message = pickle.loads(body)
+        if isinstance(message, tuple):
+            sys.path[:] = wire.Setup(*message).path
+            functions.clear()
+            connection.sendall(wire.frame(wire.Reply(wire.READY)))
+        else:
+            _run_chain([wire.Link(*link) for link in message], functions, connection)
 
 
 def _end_with_the_program(lifeline: int) -> None:

@@ -243,7 +243,7 @@ class WorkerPool:
         return None
 
     def _assign(self, worker: _Worker, session: WorkerSession, call: Call) -> None:
-        if worker.path != sys.path or len(worker.known) >= FUNCTIONS_KEPT:
+        if worker.path != search_path() or len(worker.known) >= FUNCTIONS_KEPT:
             worker.set_up()
         links = []
         link: Call | None = call
@@ -574,9 +574,9 @@ class _Worker:
 
     def set_up(self) -> None:
         """Tell it where modules are looked for; it forgets the functions that it has."""
-        self.path = list(sys.path)
+        self.path = search_path()
         self.known.clear()
-        self.send(wire.frame(wire.Setup(search_path())))
+        self.send(wire.frame(wire.Setup(self.path)))
 
     def begin(self, *, deliver: bool = True) -> None:
         """Note that the first of its links begins."""
@@ -668,6 +668,8 @@ def _started() -> tuple[subprocess.Popen[bytes], socket.socket, int]:
 
 def search_path() -> list[str]:
     """Return where the program looks for modules; ``""`` is its working directory now."""
+    if "" not in sys.path:
+        return list(sys.path)
     try:
         here = str(Path.cwd())
     except FileNotFoundError:  # it was removed
