@@ -37,7 +37,8 @@ from pmflow.errors import (
 )
 from pmflow.events import Event
 from pmflow.graph import Graph
-from pmflow.results import ProcessMetadata, ProcessResult, ProcessState, Run
+from pmflow.outcomes import ProcessState
+from pmflow.results import ProcessMetadata, ProcessResult, Run
 from pmflow.runner import arun, run
 from pmflow.workflow import Workflow, WorkflowNode, WorkflowPoolManager, create_workflow
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from pmflow.config import ProcessConfig, ProcessId, ProcessType
 from pmflow.errors import ConfigurationError
-from pmflow.results import ProcessMetadata, ProcessResult, ProcessState
+from pmflow.outcomes import ProcessState
+from pmflow.results import ProcessMetadata, ProcessResult
 
 if TYPE_CHECKING:
     from typing_extensions import Self, TypeVar

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import frozen
 
-from pmflow.results import ProcessResult, ProcessState
+from pmflow.outcomes import ProcessState
+from pmflow.results import ProcessResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

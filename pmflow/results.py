@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
-from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, overload
 
@@ -24,6 +23,19 @@ from pmflow.errors import (
     did_you_mean,
     nearest,
     text_of,
+)
+from pmflow.outcomes import (
+    RELEASED,
+    Cancelled,
+    Failure,
+    Mapped,
+    Outcome,
+    ProcessState,
+    Skipped,
+    began,
+    state_of,
+    traceback_text,
+    travels,
 )
 
 if TYPE_CHECKING:
@@ -43,160 +55,6 @@ __all__ = ["ProcessMetadata", "ProcessResult", "ProcessState", "Run"]
 
 SHOWN = 20
 """How many processes a `repr` or a message lists before it counts the rest."""
-
-
-class ProcessState(Enum):
-    """Where a process stands. Every process of a run ends in one of the last four."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    RETRYING = "retrying"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-    CANCELLED = "cancelled"
-
-
-# Outcomes
-
-
-class Released:
-    """Stands where a value was that is not kept."""
-
-    def __reduce__(self) -> str:
-        return "RELEASED"
-
-
-RELEASED = Released()
-
-
-FIRST = (1, None, True)
-
-
-class Success:
-    """The call returned ``value``; ``note``: how many attempts it took, who ran it, whether all of them have ended."""
-
-    __slots__ = ("ended", "note", "started", "value")
-
-    def __init__(self, value: Any, started: float, ended: float, note: tuple[int, str | None, bool] = FIRST) -> None:
-        self.value = value
-        self.started = started
-        self.ended = ended
-        self.note = note
-
-    @property
-    def attempts(self) -> int:
-        """How often it was started."""
-        return self.note[0]
-
-    @property
-    def worker(self) -> str | None:
-        """Who ran it."""
-        return self.note[1]
-
-    @property
-    def stopped(self) -> bool:
-        """False if an earlier attempt was given up and may still be running."""
-        return self.note[2]
-
-
-class Failure:
-    """The call raised, was refused, timed out, or its worker died.
-
-    ``traceback`` is a text where the exception was raised elsewhere; ``stopped`` says whether work that was given up
-    has really ended; ``required`` whether it fails the run.
-    """
-
-    __slots__ = ("attempts", "ended", "exception", "required", "started", "stopped", "traceback", "worker")
-
-    def __init__(
-        self,
-        exception: BaseException,
-        started: float,
-        ended: float,
-        *,
-        traceback: str | None = None,
-        worker: str | None = None,
-        stopped: bool = True,
-    ) -> None:
-        self.exception = exception
-        self.started = started
-        self.ended = ended
-        self.attempts = 1
-        self.worker = worker
-        self.traceback = traceback
-        self.stopped = stopped
-        self.required = True
-
-    def __getstate__(self) -> tuple[None, dict[str, Any]]:
-        """Travel without an exception that cannot; its type and text stay."""
-        state = {name: getattr(self, name) for name in self.__slots__}
-        if not _travels(self.exception):
-            state["traceback"] = self.traceback or traceback_text(self.exception)
-            state["exception"] = ProcessError(f"{type(self.exception).__name__}: {text_of(self.exception)}")
-        return None, state
-
-
-class Skipped:
-    """It could not run: ``failed`` if something it needs failed, else because that has no value."""
-
-    __slots__ = ("ended", "failed", "reason")
-
-    def __init__(self, reason: str, ended: float, *, failed: bool) -> None:
-        self.reason = reason
-        self.ended = ended
-        self.failed = failed
-
-
-class Cancelled:
-    """The run stopped before it had ended, or before it began (``started`` is None)."""
-
-    __slots__ = ("attempts", "ended", "started", "stopped", "worker")
-
-    def __init__(
-        self, started: float | None, ended: float, *, attempts: int = 0, stopped: bool = True, worker: str | None = None
-    ) -> None:
-        self.started = started
-        self.ended = ended
-        self.attempts = attempts
-        self.stopped = stopped
-        self.worker = worker
-
-
-class Mapped:
-    """All elements of a mapped process have ended."""
-
-    __slots__ = ("_elements", "ended", "started", "state")
-
-    def __init__(self, elements: list[Outcome], now: float) -> None:
-        self._elements = elements
-        self.started = min((_began(each) for each in elements), default=now)
-        self.ended = now
-        if any(type(each) is Failure and each.required for each in elements):
-            self.state = ProcessState.FAILED
-        elif any(type(each) is Skipped and each.failed for each in elements):
-            self.state = ProcessState.SKIPPED
-        elif any(type(each) is Cancelled for each in elements):
-            self.state = ProcessState.CANCELLED
-        else:
-            self.state = ProcessState.COMPLETED
-
-    @property
-    def value(self) -> Any:
-        """The values of the elements that have one; RELEASED if any of them is."""
-        values = [each.value for each in self._elements if type(each) is Success]
-        return RELEASED if any(value is RELEASED for value in values) else values
-
-
-Outcome = Success | Failure | Skipped | Cancelled | Mapped
-
-
-def _began(outcome: Outcome) -> float:
-    """Return when it began, or when it was known that it would not."""
-    if type(outcome) is Success:
-        return outcome.started
-    started = getattr(outcome, "started", None)
-    return outcome.ended if started is None else started
 
 
 # Results
@@ -247,7 +105,7 @@ class ProcessMetadata:
         return self.retries
 
 
-def _state_of(result: ProcessResult[Any]) -> ProcessState:
+def _state_of_result(result: ProcessResult[Any]) -> ProcessState:
     return ProcessState.COMPLETED if result.success else ProcessState.FAILED
 
 
@@ -288,7 +146,7 @@ class ProcessResult(Generic[T]):
     error_type: str | None = None
     error_message: str | None = None
     process_id: str | ProcessId | None = None
-    state: ProcessState = field(default=Factory(_state_of, takes_self=True), validator=_a_state)
+    state: ProcessState = field(default=Factory(_state_of_result, takes_self=True), validator=_a_state)
     exception: BaseException | None = None
     traceback: str | None = None
     attempts: int = 1
@@ -371,7 +229,7 @@ class ProcessResult(Generic[T]):
     def __getstate__(self) -> dict[str, Any]:
         """Travel without an exception that cannot; its type, text and traceback stay."""
         state = {name: getattr(self, name) for name in _RESULT_FIELDS}
-        if self.exception is not None and not _travels(self.exception):
+        if self.exception is not None and not travels(self.exception):
             state["exception"] = ProcessError(f"{self.error_type}: {self.error}", process_id=str(self.process_id))
         return state
 
@@ -383,28 +241,8 @@ class ProcessResult(Generic[T]):
 _RESULT_FIELDS = [attribute.name for attribute in fields(ProcessResult)]
 
 
-def _travels(exception: BaseException) -> bool:
-    import pickle
-
-    try:
-        pickle.loads(pickle.dumps(exception))  # noqa: S301 - its own bytes
-    except Exception:  # noqa: BLE001 - whatever it raises, it does not travel
-        return False
-    return True
-
-
 def _shortened(text: str, length: int = 200) -> str:
     return text if len(text) <= length else text[:length] + " ..."
-
-
-def traceback_text(exception: BaseException, limit: int = 50_000) -> str:
-    """Return the traceback as Python prints it, its middle cut out beyond ``limit`` characters."""
-    import traceback
-
-    text = "".join(traceback.format_exception(type(exception), exception, exception.__traceback__))
-    if len(text) <= limit:
-        return text
-    return f"{text[: limit // 2]}\n... {len(text) - limit} characters left out ...\n{text[-limit // 2 :]}"
 
 
 class Clock:
@@ -429,7 +267,7 @@ class _Lazy(ProcessResult[Any]):
     def execution_time(self) -> float:  # type: ignore[override]
         """Seconds, of the last attempt."""
         outcome = self._origin[1]
-        return outcome.ended - _began(outcome)
+        return outcome.ended - began(outcome)
 
     def __getattr__(self, name: str) -> Any:
         derive = _DERIVED.get(name)
@@ -470,9 +308,9 @@ def _traceback(_key: str, outcome: Outcome, _strategy: ProcessType, _clock: Cloc
 
 
 _DERIVED: dict[str, Callable[[str, Outcome, ProcessType, Clock], Any]] = {
-    "success": lambda _key, outcome, _strategy, _clock: _state(outcome) is ProcessState.COMPLETED,
+    "success": lambda _key, outcome, _strategy, _clock: state_of(outcome) is ProcessState.COMPLETED,
     "_data": lambda _key, outcome, _strategy, _clock: getattr(outcome, "value", None),
-    "start_time": lambda _key, outcome, _strategy, clock: clock(_began(outcome)),
+    "start_time": lambda _key, outcome, _strategy, clock: clock(began(outcome)),
     "end_time": lambda _key, outcome, _strategy, clock: clock(outcome.ended),
     "error": _error,
     "error_type": lambda _key, outcome, _strategy, _clock: (
@@ -480,7 +318,7 @@ _DERIVED: dict[str, Callable[[str, Outcome, ProcessType, Clock], Any]] = {
     ),
     "error_message": _error,
     "process_id": lambda key, _outcome, _strategy, _clock: key,
-    "state": lambda _key, outcome, _strategy, _clock: _state(outcome),
+    "state": lambda _key, outcome, _strategy, _clock: state_of(outcome),
     "exception": lambda _key, outcome, _strategy, _clock: getattr(outcome, "exception", None),
     "traceback": _traceback,
     "attempts": lambda _key, outcome, _strategy, _clock: getattr(outcome, "attempts", int(type(outcome) is Mapped)),
@@ -658,7 +496,7 @@ class Run(Mapping[str, ProcessResult[Any]], Generic[T]):
     def _summary(self) -> str:
         counts: dict[str, int] = {}
         for name in self._outcomes:
-            state = _state(self._outcomes[name])
+            state = state_of(self._outcomes[name])
             counts[state.value] = counts.get(state.value, 0) + 1
         return ", ".join(f"{number:,} {state}" for state, number in counts.items()) or "empty"
 
@@ -692,17 +530,3 @@ class Run(Mapping[str, ProcessResult[Any]], Generic[T]):
             _shortened(detail),
         )
         return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
-
-
-def _state(outcome: Outcome) -> ProcessState:
-    if isinstance(outcome, Mapped):
-        return outcome.state
-    return _STATES[type(outcome)]
-
-
-_STATES: dict[type, ProcessState] = {
-    Success: ProcessState.COMPLETED,
-    Failure: ProcessState.FAILED,
-    Skipped: ProcessState.SKIPPED,
-    Cancelled: ProcessState.CANCELLED,
-}

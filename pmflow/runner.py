@@ -13,20 +13,18 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from attrs import evolve, frozen
 
 from pmflow.base import BaseProcess, install_launcher
-from pmflow.config import check_timeout, id_text
+from pmflow.config import check_timeout
 from pmflow.decorator import FunctionProcess
 from pmflow.engine.loops import Loop, NoLoop, current_loop, drive
 from pmflow.engine.plan import INLINE, LANES, STAGE, TASK, THREAD, WORKER, Plan
 from pmflow.engine.scheduler import Scheduler
 from pmflow.errors import (
     ConfigurationError,
-    DuplicateProcessError,
-    GraphError,
     RunTimeoutError,
     ShutdownError,
     WorkflowError,
@@ -39,8 +37,10 @@ from pmflow.executors.base import Session
 from pmflow.executors.inline import A_PASS, Inline, Tasks, in_user_code
 from pmflow.executors.pools import check_slots, thread_pool, worker_pool
 from pmflow.executors.threads import place_lent
-from pmflow.graph import Graph, edges_of, location
-from pmflow.results import SHOWN, Failure, ProcessResult, Run
+from pmflow.graph import Graph
+from pmflow.lookup import Closed, caller, gathered
+from pmflow.outcomes import Failure
+from pmflow.results import SHOWN, ProcessResult, Run
 
 if TYPE_CHECKING:
     from typing import Literal, TypedDict
@@ -72,8 +72,6 @@ __all__ = ["arun", "run"]
 T = TypeVar("T")
 
 Processes = Iterable[BaseProcess[Any]] | types.ModuleType | Graph
-
-COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 
 
 @overload
@@ -120,7 +118,7 @@ def run(processes: Any, /, **arguments: Any) -> Run[Any]:  # noqa: D417 - each a
     >>> run(words, inputs={"url": "a"}).value
     ['text', 'of', 'a']
     """
-    return _run(_Request.of(processes, _caller(), arguments))
+    return _run(_Request.of(processes, caller(), arguments))
 
 
 @overload
@@ -141,15 +139,7 @@ def arun(processes: Any, /, **arguments: Any) -> Awaitable[Run[Any]]:
     >>> anyio.run(main)
     1
     """
-    return _arun(_Request.of(processes, _caller(), arguments))
-
-
-def _caller() -> types.FrameType:
-    """Return the frame that called the public function; a comprehension counts as its function."""
-    frame = sys._getframe(2)  # noqa: SLF001 - the scope of a call is what a library like this has to know
-    while frame.f_code.co_name in COMPREHENSIONS and frame.f_back is not None:
-        frame = frame.f_back
-    return frame
+    return _arun(_Request.of(processes, caller(), arguments))
 
 
 # What is asked for
@@ -174,7 +164,7 @@ class _Request:
         unknown = next((name for name in arguments if name not in _DEFAULTS), None)
         if unknown is not None:
             raise TypeError(f"run() has no argument {unknown!r}{did_you_mean(nearest(unknown, _DEFAULTS))}")
-        for bound in ("max_threads", "max_processes") if isinstance(processes, _Closed) else ():
+        for bound in ("max_threads", "max_processes") if isinstance(processes, Closed) else ():
             options[bound] = getattr(processes, bound) if options[bound] is None else options[bound]
         planning = {name: options.pop(name) for name in ("inputs", "overrides", "targets", "keep", "type")}
         _check(options, planning)
@@ -184,7 +174,7 @@ class _Request:
         for hook in options["hooks"]:
             if not callable(hook):
                 raise ConfigurationError(f"hooks must be callables that take an Event, not {hook!r}", setting="hooks")
-        graph, chosen, explain = _gathered(processes, frame, planning["overrides"] or {})
+        graph, chosen, explain = gathered(processes, frame, planning["overrides"] or {})
         if planning["targets"] is None:
             planning["targets"] = chosen
             planning["keep"] = planning["keep"] or "all"
@@ -226,169 +216,6 @@ def _check(options: Mapping[str, Any], planning: Mapping[str, Any]) -> None:
     if not isinstance(hooks, Iterable):
         remedy = "write hooks=[hook]" if callable(hooks) else "write hooks=[print]"
         raise ConfigurationError(f"hooks must be a list of callables, not {hooks!r}; {remedy}", setting="hooks")
-
-
-# Finding processes
-
-Explain = Callable[[BaseProcess[Any], str], str]
-
-
-@runtime_checkable
-class _Closed(Protocol):
-    """What has a graph of its own, and bounds: a `Workflow`."""
-
-    max_threads: int | None
-    max_processes: int | None
-
-    @property
-    def graph(self) -> Graph: ...
-
-
-def _gathered(
-    processes: Any, frame: types.FrameType | None, overrides: Mapping[Any, Any]
-) -> tuple[Graph, tuple[str, ...] | None, Explain | None]:
-    """Return the graph, the ids of its targets if they are said, and what explains a missing name."""
-    if isinstance(processes, Graph):
-        return processes, None, None
-    if isinstance(processes, _Closed):
-        return processes.graph, None, None
-    scopes: list[Mapping[str, Any]] = [] if frame is None else [frame.f_locals, frame.f_globals]
-    if isinstance(processes, types.ModuleType):
-        found = _Scope(vars(processes)).all()
-        if not found:
-            raise GraphError(
-                f"the module {processes.__name__!r} has no processes; decorate its functions with @process"
-            )
-        return Graph(_Search(found, overrides, scopes).found.values()), None, _Explanation(scopes)
-    if isinstance(processes, BaseProcess):
-        processes = (processes,)
-    elif isinstance(processes, (str, bytes)) or not isinstance(processes, Iterable):
-        remedy = "; decorate it with @process" if callable(processes) else ""
-        raise GraphError(f"run() takes processes, a module, a Graph or a Workflow, not {_what(processes)}{remedy}")
-    given = list(processes)
-    for each in given:
-        if not isinstance(each, BaseProcess):
-            raise GraphError(f"run() takes processes, and {_what(each)} is none; decorate it with @process")
-    graph = Graph(_Search(given, overrides, scopes).found.values())
-    return graph, tuple(dict.fromkeys(each.id for each in given)), _Explanation(scopes)
-
-
-def _what(value: Any) -> str:
-    if isinstance(value, type) and issubclass(value, BaseProcess):
-        return f"the class '{value.__qualname__}', of which one has to be made, {value.__name__}(...),"
-    name = getattr(value, "__qualname__", None)
-    return f"the {'class' if isinstance(value, type) else 'function'} '{name}'" if name else f"{value!r:.100}"
-
-
-class _Scope:
-    """The processes of a namespace, by id."""
-
-    def __init__(self, names: Mapping[str, Any]) -> None:
-        self._found: dict[str, list[tuple[str, BaseProcess[Any]]]] = {}
-        for name, value in list(names.items()):
-            if isinstance(value, BaseProcess):
-                self._found.setdefault(value.id, []).append((name, value))
-
-    def get(self, key: str) -> BaseProcess[Any] | None:
-        """Return the process of an id; of several the one whose variable is called so."""
-        found = self._found.get(key)
-        if found is None:
-            return None
-        chosen = [process for name, process in found if name == key] or [process for _, process in found]
-        different = list({id(process): process for process in chosen}.values())
-        if len(different) > 1:
-            places = (location(different[0]), location(different[1]))
-            raise DuplicateProcessError(
-                f"two processes have the id '{key}': {places[0]} and {places[1]}; give one of them another id",
-                process_id=key,
-                places=places,
-            )
-        return different[0]
-
-    def all(self) -> list[BaseProcess[Any]]:
-        """Return every process once."""
-        return [process for key in self._found if (process := self.get(key)) is not None]
-
-
-class _Search:
-    """Finds what processes need: among those given, in the module of the one that asks, in the caller's scope."""
-
-    def __init__(
-        self, given: list[BaseProcess[Any]], overrides: Mapping[Any, Any], scopes: list[Mapping[str, Any]]
-    ) -> None:
-        self._scopes: dict[int, _Scope] = {}
-        self._outer = scopes
-        self.found: dict[int, BaseProcess[Any]] = {id(process): process for process in given}
-        names = {process.id: process for process in given}
-        chosen = set(names)  # what is given is what is meant, whatever modules have
-        replaced = {id_text(key): value for key, value in overrides.items()}
-        waiting = [replaced.get(process.id, process) for process in given]
-        while waiting:
-            process = waiting.pop()
-            if not isinstance(process, BaseProcess):
-                continue  # a value stands for it
-            for _, source, _ in edges_of(process):
-                if source in chosen:
-                    continue
-                needed = self._look_up(process, source)
-                if needed is None:
-                    continue
-                self.found[id(needed)] = needed  # two of one id are refused by the graph
-                if source not in names:
-                    names[source] = needed
-                    waiting.append(replaced.get(source, needed))
-
-    def _look_up(self, process: BaseProcess[Any], name: str) -> BaseProcess[Any] | None:
-        for names in (module_of(process), *self._outer):
-            scope = self._scopes.get(id(names))
-            if scope is None:
-                scope = self._scopes[id(names)] = _Scope(names)
-            found = scope.get(name)
-            if found is not None:
-                return found
-        return None
-
-
-def module_of(process: BaseProcess[Any]) -> Mapping[str, Any]:
-    """Return the names of the module in which a process is written."""
-    if isinstance(process, FunctionProcess):
-        return process._function.scope  # noqa: SLF001 - one of the places that know the inside
-    entry = getattr(process.entry, "__func__", process.entry)
-    return getattr(entry, "__globals__", {})
-
-
-@frozen
-class _Explanation:
-    """Says of a name that no process has what it is where it was looked for."""
-
-    scopes: list[Mapping[str, Any]]
-
-    def __call__(self, process: BaseProcess[Any], name: str) -> str:
-        if isinstance(process, FunctionProcess) and name in ("self", "cls"):
-            owner = process._function.owner  # noqa: SLF001
-            if owner is not None or "." in getattr(process, "__qualname__", ""):
-                method = getattr(process, "__name__", name)
-                return (
-                    f": it is a method, decorated inside its class, and nobody says of which object; "
-                    f"run the process of an object: {owner or 'TheClass'}(...).{method}"
-                )
-        for names in (module_of(process), *self.scopes):
-            if name in names:
-                return f"; {_not_a_process(name, names[name])}"
-        return "; it was looked for among the processes given, in their modules and where run() is called"
-
-
-def _not_a_process(name: str, value: Any) -> str:
-    if isinstance(value, BaseProcess):
-        return f"the variable {name!r} is the process '{value.id}': ask for it by that id"
-    if isinstance(value, types.FunctionType):
-        return f"the function {name!r} is no process: decorate it with @process"
-    if callable(value):
-        return f"{name!r} is no process but a {type(value).__name__}: make one of it with process({name})"
-    return (
-        f"the variable {name!r} is no process but a value of type {type(value).__name__}: if it was one, run its "
-        f"definition again; if it is an input, pass inputs={{{name!r}: {name}}}"
-    )
 
 
 # Running

@@ -14,7 +14,8 @@ from pmflow.config import ProcessId, id_text, id_texts
 from pmflow.errors import ConfigurationError, DuplicateProcessError
 from pmflow.executors.pools import WorkflowPoolManager, check_slots
 from pmflow.graph import Graph, edges_of, location
-from pmflow.results import ProcessMetadata, ProcessResult, ProcessState
+from pmflow.outcomes import ProcessState
+from pmflow.results import ProcessMetadata, ProcessResult
 from pmflow.runner import execute_workflow
 
 if TYPE_CHECKING:

@@ -92,7 +92,8 @@ def test_the_door_is_narrow() -> None:
 
 def test_import_loads_nothing_heavy() -> None:
     """``import pmflow`` loads anyio, attrs, cloudpickle and no more: no event loop, no ssl, no multiprocessing."""
-    extra = modules_loaded_by("import pmflow", after="import anyio, attrs, cloudpickle")
+    backport = ", exceptiongroup" if sys.version_info < (3, 11) else ""
+    extra = modules_loaded_by("import pmflow", after=f"import anyio, attrs, cloudpickle{backport}")
     assert {name for name in extra if name.partition(".")[0] != "pmflow"} - LIGHT == set()
 
 

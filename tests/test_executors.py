@@ -22,7 +22,7 @@ from pmflow.executors.base import BEGAN, Call, Session, Stopped
 from pmflow.executors.inline import Inline, Tasks
 from pmflow.executors.threads import ThreadPool
 from pmflow.executors.workers import WorkerPool
-from pmflow.results import Failure, Success
+from pmflow.outcomes import Failure, Success
 
 LIMIT = 10.0
 """Seconds after which an outcome counts as missing."""

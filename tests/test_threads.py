@@ -15,7 +15,7 @@ from pmflow import ThreadsExhaustedError, process
 from pmflow.executors import pools, threads
 from pmflow.executors.base import Call, Stopped
 from pmflow.executors.threads import ThreadPool, ThreadSession
-from pmflow.results import Failure, Success
+from pmflow.outcomes import Failure, Success
 
 LIMIT = 20.0
 """Seconds after which what a test waits for counts as missing."""

@@ -39,7 +39,10 @@ def checked(*command: str, cwd: Path) -> str:
     ended = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=cwd,
-        env={**os.environ, "MYPYPATH": PLACE},
+        env={
+            **os.environ,
+            "MYPYPATH": "" if "site-packages" in PLACE else PLACE,
+        },  # mypy looks there, and nowhere twice
         capture_output=True,
         text=True,
         timeout=240,

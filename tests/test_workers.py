@@ -23,7 +23,7 @@ from pmflow.errors import ProcessError, TransferError, WorkerCrashedError
 from pmflow.executors.base import Began, Call, Stopped
 from pmflow.executors.platform import cores, describe_exit, in_worker, interpreter_flags
 from pmflow.executors.workers import WorkerPool
-from pmflow.results import Failure, Success
+from pmflow.outcomes import Failure, Success
 
 ROOT = Path(__file__).resolve().parents[1]
 SOON = 20.0

@@ -12,7 +12,8 @@ from pmflow.decorator import FunctionProcess
 from pmflow.engine.plan import Node
 from pmflow.errors import ProcessError, ProcessTimeoutError, ValidationError, text_of
 from pmflow.graph import AFTER, DEFAULT, EACH, RESULT, RESULT_LIST, RESULTS, VALUE, takes_result
-from pmflow.results import Failure, Mapped, Outcome, ProcessResult, ProcessState, Skipped, Success
+from pmflow.outcomes import Failure, Mapped, Outcome, ProcessState, Skipped, Success
+from pmflow.results import ProcessResult
 
 Arguments = tuple[Sequence[Any], Mapping[str, Any]]
 

@@ -51,19 +51,8 @@ from pmflow.engine.plan import ELEMENT, INLINE, LANES, SOME, STAGE, TASK, Node, 
 from pmflow.errors import InputError, ProcessError
 from pmflow.executors.base import Began, Call, Session, Stopped
 from pmflow.graph import EACH, takes_result
-from pmflow.results import (
-    RELEASED,
-    Cancelled,
-    Clock,
-    Failure,
-    Mapped,
-    Outcome,
-    ProcessResult,
-    ProcessState,
-    Skipped,
-    Success,
-    result_of,
-)
+from pmflow.outcomes import RELEASED, Cancelled, Failure, Mapped, Outcome, ProcessState, Skipped, Success
+from pmflow.results import Clock, ProcessResult, result_of
 
 AGAIN = 0.25
 """Seconds until a cancellation that a task has swallowed is repeated."""

@@ -23,7 +23,7 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from pmflow.results import Failure, Success
+    from pmflow.outcomes import Failure, Success
 
 Priority = int
 """Smaller goes first."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from pmflow.executors.base import BEGAN, Call, Port, Stopped
 from pmflow.executors.values import FINAL, awaited, is_final, without_our_frames
-from pmflow.results import Failure, Success
+from pmflow.outcomes import Failure, Success
 
 A_PASS = 1_000
 """How many calls are begun before the loop gets another pass."""

@@ -20,10 +20,10 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
-from pmflow.errors import ThreadsExhaustedError
+from pmflow.errors import ShutdownError, ThreadsExhaustedError
 from pmflow.executors.base import BEGAN, Call, Port, PriorityQueue, Stopped
 from pmflow.executors.values import FINAL, finished, is_final, without_our_frames
-from pmflow.results import Failure, Success
+from pmflow.outcomes import Failure, Success
 
 MOST_ABANDONED = 64
 """Threads held by calls that were given up; beyond, every further one would be likely to hang too."""
@@ -49,6 +49,7 @@ class ThreadPool:
         self.running = 0
         self.abandoned = 0
         self.living = 0
+        self.lent = 0
         self._idle: list[_Thread] = []
         self._waking = False
         self._turns: deque[ThreadSession] = deque()  # the runs with calls waiting
@@ -68,10 +69,13 @@ class ThreadPool:
         """
         if self._waking or not self._turns or self.running >= self.size:
             return
-        self._waking = True
         if self._idle:
+            self._waking = True
             self._idle.pop().parked.release()
             return
+        if self.living - self.abandoned - self.lent >= self.size:
+            return  # one of them is about to come for it
+        self._waking = True
         self._count += 1
         try:
             _Thread(self, f"pmflow-thread-{self._count}").start()
@@ -162,6 +166,10 @@ class ThreadSession:
                 except RuntimeError as error:
                     refused, reason = self._drain(), f"no thread could be started ({error}); use fewer at once"
         now = perf_counter()
+        if refused and "shutdown" in reason:
+            for call in refused:
+                self.port.deliver(call, Stopped(now, ended=True))
+            raise ShutdownError(f"the interpreter is shutting down: {reason}")
         for call in refused:
             self.port.deliver(call, Failure(_exhausted(call, reason), now, now))
 
@@ -307,6 +315,7 @@ def place_lent() -> Generator[None]:
         lends = not thread.abandoned and not thread.lent
         if lends:
             thread.lent = True
+            pool.lent += 1
             session.running -= 1
             pool.running -= 1
             pool.wake()
@@ -316,6 +325,7 @@ def place_lent() -> Generator[None]:
         if lends:
             with pool.lock:
                 thread.lent = False
+                pool.lent -= 1
                 if not thread.abandoned:
                     session.running += 1
                     pool.running += 1

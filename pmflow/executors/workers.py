@@ -20,7 +20,6 @@ import os
 import pickle
 import selectors
 import socket
-import subprocess
 import sys
 import threading
 import weakref
@@ -28,17 +27,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import blake2b
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from pmflow.errors import ConfigurationError, ProcessError, TransferError, WorkerCrashedError
+from pmflow.errors import ConfigurationError, ShutdownError, TransferError, WorkerCrashedError
 from pmflow.executors import wire
 from pmflow.executors.base import BEGAN, Call, Port, PriorityQueue, Stopped
-from pmflow.executors.platform import describe_exit, interpreter_flags, kill_group
-from pmflow.results import Failure, Success
-
-MAIN = str(Path(__file__).with_name("worker_main.py"))
+from pmflow.executors.channel import MAIN, Worker, crashed, how, outcome_of, search_path, started
+from pmflow.executors.platform import interpreter_flags, kill_group
+from pmflow.outcomes import Failure
 
 FUNCTIONS_KEPT = 1_000
 """Functions that a worker holds at most before it is told to forget them all."""
@@ -68,13 +65,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_forget_all)
 
 
-class RemoteTracebackError(Exception):
-    """The traceback of an exception as it was in the worker; the cause of the exception that arrives here."""
-
-    def __str__(self) -> str:
-        return f"\n\n{self.args[0]}"
-
-
 class WorkerPool:
     """An executor. Its workers are started when there is work, and stay.
 
@@ -84,6 +74,7 @@ class WorkerPool:
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self._over = False
         self._set_up()
         _pools.add(self)
 
@@ -92,8 +83,8 @@ class WorkerPool:
         self._commands: deque[Callable[[], None]] = deque()
         self._armed = False
         self._thread: threading.Thread | None = None
-        self._workers: set[_Worker] = set()
-        self._idle: list[_Worker] = []
+        self._workers: set[Worker] = set()
+        self._idle: list[Worker] = []
         self._turns: deque[WorkerSession] = deque()
         self._false_starts = 0
         self._closed = False
@@ -131,9 +122,13 @@ class WorkerPool:
             for worker in list(self._workers):
                 kill_group(worker.process.pid)
             return
-        atexit.unregister(self.close)
+        atexit.unregister(self._end_of_program)
         self._close_channels()
         self._set_up()
+
+    def _end_of_program(self) -> None:
+        self._over = True  # a daemon thread may still ask for more
+        self.close()
 
     def _close(self) -> None:
         self._closed = True
@@ -146,7 +141,13 @@ class WorkerPool:
             session.port.deliver(call, Stopped(perf_counter(), ended=True))
 
     def command(self, function: Callable[[], None]) -> None:
-        """Have the owner call a function."""
+        """Have the owner call a function.
+
+        Raises:
+            ShutdownError: the program is ending.
+        """
+        if self._over and function != self._close:
+            raise ShutdownError("the interpreter is shutting down, so no worker can be started")
         self._commands.append(function)
         if self._armed:
             return
@@ -164,7 +165,7 @@ class WorkerPool:
         self._ear, self._mouth = socket.socketpair()
         self._ear.setblocking(False)  # noqa: FBT003 - as Python has it
         self._selector.register(self._ear, selectors.EVENT_READ, None)
-        atexit.register(self.close)
+        atexit.register(self._end_of_program)
         self._thread = threading.Thread(target=self._own, name="pmflow-workers", daemon=True)
         self._thread.start()
 
@@ -173,7 +174,7 @@ class WorkerPool:
     def _own(self) -> None:
         while not self._closed:
             for key, events in self._selector.select():
-                worker: _Worker | None = key.data
+                worker: Worker | None = key.data
                 if worker is None:
                     self._ear.recv(4096)
                     self._armed = False  # after it was emptied: whoever arms it now is heard
@@ -204,7 +205,7 @@ class WorkerPool:
 
     def stop(self, session: WorkerSession, call: Call) -> None:
         """Take a call out of the queue, or kill the worker that runs it."""
-        worker: _Worker | None = call.handle
+        worker: Worker | None = call.handle
         if worker is None:
             if not session.queue.remove(call):
                 return  # it has just been refused, or stopped: its outcome is on its way
@@ -242,7 +243,7 @@ class WorkerPool:
                     return session
         return None
 
-    def _assign(self, worker: _Worker, session: WorkerSession, call: Call) -> None:
+    def _assign(self, worker: Worker, session: WorkerSession, call: Call) -> None:
         if worker.path != search_path() or len(worker.known) >= FUNCTIONS_KEPT:
             worker.set_up()
         links = []
@@ -268,7 +269,7 @@ class WorkerPool:
         worker.begin()
         worker.send(wire.frame(links))
 
-    def _encoded(self, worker: _Worker, session: WorkerSession, call: Call) -> wire.Link:
+    def _encoded(self, worker: Worker, session: WorkerSession, call: Call) -> wire.Link:
         token, payload = session.function(call)
         arguments = session.arguments(call)  # refused before anything is noted as sent
         sent = None
@@ -280,7 +281,7 @@ class WorkerPool:
 
     # What workers say
 
-    def _read(self, worker: _Worker) -> None:
+    def _read(self, worker: Worker) -> None:
         while True:
             try:
                 data = worker.connection.recv(CHUNK)
@@ -301,7 +302,7 @@ class WorkerPool:
             if len(data) < CHUNK:
                 return
 
-    def _misunderstand(self, worker: _Worker, error: Exception) -> None:
+    def _misunderstand(self, worker: Worker, error: Exception) -> None:
         """End a worker on whose channel something else has written; the link it was running is charged."""
         session, links = worker.session, list(worker.links)
         self._end(worker)
@@ -314,7 +315,7 @@ class WorkerPool:
             )
             session.port.deliver(links[0], Failure(failed, links[0].started, perf_counter(), worker=worker.name))
 
-    def _take(self, worker: _Worker, reply: wire.Reply) -> None:
+    def _take(self, worker: Worker, reply: wire.Reply) -> None:
         if reply.kind == wire.READY:
             if not worker.ready:
                 worker.ready = True
@@ -327,7 +328,7 @@ class WorkerPool:
         if reply.kind == wire.UNKNOWN:
             self._again_by_value(worker, call, token, reply)
             return
-        outcome = _outcome(call, reply, worker)
+        outcome = outcome_of(call, reply, worker)
         if worker.dropping:
             pass
         elif isinstance(outcome, Failure):
@@ -344,7 +345,7 @@ class WorkerPool:
         if not worker.links or (isinstance(outcome, Failure) and not worker.dropping):
             self._free(worker)
 
-    def _free(self, worker: _Worker) -> None:
+    def _free(self, worker: Worker) -> None:
         """Note that a worker's chain has ended."""
         session, unsent = worker.for_session(), worker.unsent
         worker.clear()
@@ -354,7 +355,7 @@ class WorkerPool:
             now = perf_counter()
             session.port.deliver(unsent[0], Failure(unsent[1], now, now))
 
-    def _again_by_value(self, worker: _Worker, call: Call, token: bytes, reply: wire.Reply) -> None:
+    def _again_by_value(self, worker: Worker, call: Call, token: bytes, reply: wire.Reply) -> None:
         """Send a chain again from a link on whose function the worker does not have, or has with other code."""
         session = worker.for_session()
         links = [call, *worker.links]
@@ -385,7 +386,7 @@ class WorkerPool:
         while True:
             try:
                 with _starting:
-                    worker = _Worker(*_started(), self._selector)
+                    worker = Worker(*started(), self._selector)
                     self._workers.add(worker)
             except OSError as error:
                 if self._false_start(str(error)):
@@ -394,7 +395,7 @@ class WorkerPool:
                 worker.set_up()
                 return True
 
-    def _end(self, worker: _Worker) -> None:
+    def _end(self, worker: Worker) -> None:
         """Kill a worker with its process group, and forget it."""
         kill_group(worker.process.pid)
         worker.process.wait()
@@ -405,7 +406,7 @@ class WorkerPool:
         if worker.session is not None:
             worker.session.running -= 1
 
-    def _bury(self, worker: _Worker) -> None:
+    def _bury(self, worker: Worker) -> None:
         """Charge the link that a worker was running when it died."""
         if worker not in self._workers:
             return
@@ -413,7 +414,7 @@ class WorkerPool:
         self._end(worker)  # one that is ending keeps its exit code; one that has only closed its channel is killed
         code = worker.process.returncode
         if not worker.ready:
-            self._false_start(_how(code))
+            self._false_start(how(code))
         elif session is None or not links or worker.dropping:
             return
         elif untouched:
@@ -422,7 +423,7 @@ class WorkerPool:
             self.enqueue(session, links[:1])
         else:
             session.port.deliver(
-                links[0], Failure(_crashed(links[0], code), links[0].started, perf_counter(), worker=worker.name)
+                links[0], Failure(crashed(links[0], code), links[0].started, perf_counter(), worker=worker.name)
             )
 
     def _false_start(self, how: str) -> bool:
@@ -465,11 +466,17 @@ class WorkerSession:
 
     def submit(self, chains: Sequence[Call]) -> None:
         """Queue chains."""
-        self._pool.command(lambda: self._pool.enqueue(self, chains))
+        try:
+            self._pool.command(lambda: self._pool.enqueue(self, chains))
+        except ShutdownError:
+            for call in chains:
+                self.port.deliver(call, Stopped(perf_counter(), ended=True))
+            raise
 
     def stop(self, call: Call) -> None:
         """Take a call out of the queue, or kill the worker that runs it."""
-        self._pool.command(lambda: self._pool.stop(self, call))
+        with suppress(ShutdownError):  # then everything is stopped anyway
+            self._pool.command(lambda: self._pool.stop(self, call))
 
     def close(self) -> None:
         """Forget the run's functions."""
@@ -529,241 +536,6 @@ class WorkerSession:
                 parameter=name,
                 type_name=_type_name(value),
             ) from error
-
-
-class _Worker:
-    """A worker process, as its owner sees it.
-
-    ``links`` are those of its chain that it has not replied to, the first the one it runs; ``unsent`` the one after
-    them, which could not be pickled; ``dropping`` says that what it replies is no longer wanted; ``unread`` that it has
-    ended without having read all that was sent.
-    """
-
-    def __init__(
-        self,
-        process: subprocess.Popen[bytes],
-        connection: socket.socket,
-        lifeline: int,
-        selector: selectors.BaseSelector,
-    ) -> None:
-        self.process = process
-        self.connection = connection
-        self.unread = self.replied = False
-        self._lifeline = lifeline
-        self._events = selectors.EVENT_READ
-        self.name = str(process.pid)
-        self.ready = False
-        self.frames = wire.Frames()
-        self.known: set[bytes] = set()
-        self.path: list[str] = []
-        self.links: deque[Call] = deque()
-        self.tokens: deque[bytes] = deque()
-        self.unsent: tuple[Call, TransferError] | None = None
-        self.session: WorkerSession | None = None
-        self.dropping = False
-        self.value: Any = None
-        self._selector = selector
-        self._waiting: deque[memoryview] = deque()
-        selector.register(connection, selectors.EVENT_READ, self)
-
-    def for_session(self) -> WorkerSession:
-        """Return the run whose chain it has."""
-        if self.session is None:
-            raise AssertionError(f"worker {self.name} has replied without having been asked")
-        return self.session
-
-    def set_up(self) -> None:
-        """Tell it where modules are looked for; it forgets the functions that it has."""
-        self.path = search_path()
-        self.known.clear()
-        self.send(wire.frame(wire.Setup(self.path)))
-
-    def begin(self, *, deliver: bool = True) -> None:
-        """Note that the first of its links begins."""
-        call = self.links[0]
-        call.started = perf_counter()
-        if deliver and call.observed and self.session is not None:
-            self.session.port.deliver(call, BEGAN)
-
-    def clear(self) -> None:
-        """Forget the chain."""
-        self.links.clear()
-        self.tokens.clear()
-        self.unsent = self.session = self.value = None
-        self.dropping = self.replied = False
-
-    @property
-    def untouched(self) -> bool:
-        """Whether it has ended without having read its chain to the end, so that nothing of it can have begun.
-
-        A socket whose other side ends with something unread is reset; one that was read to the end just ends.
-        """
-        return not self.replied and (self.unread or bool(self._waiting))
-
-    def send(self, data: bytes) -> None:
-        """Send bytes, now or when the worker takes them."""
-        waits = bool(self._waiting)
-        self._waiting.append(memoryview(data))
-        if not waits:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send what waits, as far as it goes."""
-        waiting = self._waiting
-        try:
-            while waiting:
-                sent = self.connection.send(waiting[0])
-                if sent < len(waiting[0]):
-                    waiting[0] = waiting[0][sent:]
-                else:
-                    waiting.popleft()
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.unread = True
-            waiting.clear()  # it is dead: reading says so too
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if waiting else 0)
-        if events != self._events:
-            self._events = events
-            self._selector.modify(self.connection, events, self)
-
-    def close(self) -> None:
-        """Let go of its channel, once it has ended."""
-        self._selector.unregister(self.connection)
-        self.let_go()
-
-    def let_go(self) -> None:
-        """Close this program's copies of what connects them; the worker notices when there are no others."""
-        self.connection.close()
-        os.close(self._lifeline)
-
-
-def _started() -> tuple[subprocess.Popen[bytes], socket.socket, int]:
-    """Start a worker; return it with this program's ends of its channel and of its lifeline.
-
-    Raises:
-        OSError: it cannot be started.
-    """
-    ours, theirs = socket.socketpair()
-    end, lifeline = os.pipe()
-    theirs_there = _above_standard(theirs.detach())
-    end = _above_standard(end)
-    try:
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter, our own file
-            [sys.executable, *interpreter_flags(), MAIN, str(theirs_there), str(end)],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs_there, end],
-            start_new_session=True,
-        )
-    except BaseException:
-        ours.close()
-        os.close(lifeline)
-        raise
-    finally:
-        os.close(theirs_there)
-        os.close(end)
-    ours.setblocking(False)  # noqa: FBT003
-    return process, ours, lifeline
-
-
-def search_path() -> list[str]:
-    """Return where the program looks for modules; ``""`` is its working directory now."""
-    if "" not in sys.path:
-        return list(sys.path)
-    try:
-        here = str(Path.cwd())
-    except FileNotFoundError:  # it was removed
-        here = os.sep
-    return [path or here for path in sys.path]
-
-
-def _above_standard(descriptor: int) -> int:
-    """Return the descriptor, moved if it is one of the standard three, which are the user's."""
-    if descriptor > 2:  # noqa: PLR2004 - stderr
-        return descriptor
-    import fcntl
-
-    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-    os.close(descriptor)
-    return moved
-
-
-def _outcome(call: Call, reply: wire.Reply, worker: _Worker) -> Success | Failure:
-    """Return a reply as an outcome."""
-    if reply.kind == wire.VALUE:
-        try:
-            value = worker.value = wire.loads(reply.payload)
-        except BaseException as error:
-            failed: ProcessError = TransferError(
-                f"what '{call.label}' returned cannot be unpickled here: {type(error).__name__}: {error}",
-                process_id=call.label,
-            )
-            failed.__cause__ = error
-            return Failure(failed, reply.started, reply.ended, worker=worker.name)
-        return Success(value, reply.started, reply.ended, (1, worker.name, True))
-    if reply.kind == wire.UNSENDABLE:
-        kind, _, reason = reply.text.partition("\n")
-        failed = TransferError(
-            f"what '{call.label}' returned cannot leave its worker process: {kind} cannot be pickled ({reason}); "
-            f"return plain data, or use type='thread'",
-            process_id=call.label,
-            type_name=kind,
-        )
-        return Failure(failed, reply.started, reply.ended, worker=worker.name)
-    exception = _exception(call, reply)
-    if reply.kind == wire.UNREADABLE:
-        failed = TransferError(
-            f"the function or the arguments of '{call.label}' cannot be unpickled in a worker process: "
-            f"{type(exception).__name__}: {exception}",
-            process_id=call.label,
-        )
-        failed.__cause__ = exception
-        exception = failed
-    return Failure(exception, reply.started, reply.ended, traceback=reply.text, worker=worker.name)
-
-
-def _exception(call: Call, reply: wire.Reply) -> Any:
-    """Return the exception itself, or one that tells of it where it did not survive the journey."""
-    try:
-        found: Any = wire.put_together(wire.loads(reply.payload))
-    except BaseException as error:
-        found = (
-            "Exception",
-            f"{reply.text.strip().rpartition(chr(10))[2]} (here: {type(error).__name__}: {error})",
-            [],
-        )
-    if not isinstance(found, BaseException):
-        name, message, notes = found
-        found = ProcessError(f"{name}: {message}", process_id=call.label, type_name=name)
-        if isinstance(notes, (list, tuple)):
-            found.__dict__["__notes__"] = [str(note) for note in notes]
-    if found.__cause__ is None:
-        with suppress(Exception):  # a class of the user's may refuse
-            found.__cause__ = RemoteTracebackError(reply.text)
-    return found
-
-
-def _crashed(call: Call, code: int) -> WorkerCrashedError:
-    exit_code, signal_name = describe_exit(code)
-    elapsed = perf_counter() - call.started
-    hint = {
-        "SIGKILL": "somebody killed it, often the system for want of memory",
-        "SIGSEGV": "C code touched memory that is not its own",
-        "SIGABRT": "C code gave up",
-    }.get(signal_name or "", "os._exit, or C code, ended it")
-    return WorkerCrashedError(
-        f"the worker that ran '{call.label}' died after {elapsed:.3g} s: {_how(code)} ({hint}); "
-        f"only this call is lost, and it may be tried again",
-        process_id=call.label,
-        exit_code=exit_code,
-        signal=signal_name,
-        elapsed=elapsed,
-    )
-
-
-def _how(code: int) -> str:
-    exit_code, signal_name = describe_exit(code)
-    return signal_name or f"exit code {exit_code}"
 
 
 def _culprit(call: Call) -> tuple[str, Any]:

@@ -1,0 +1,201 @@
+"""Outcomes: what the engine records of each process, small and plain.
+
+Times are `time.perf_counter()` floats. Somebody who asks gets a `ProcessResult` made of one (see `results`).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from pmflow.errors import ProcessError, text_of
+
+
+class ProcessState(Enum):
+    """Where a process stands. Every process of a run ends in one of the last four."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+
+# Outcomes
+
+
+class Released:
+    """Stands where a value was that is not kept."""
+
+    def __reduce__(self) -> str:
+        return "RELEASED"
+
+
+RELEASED = Released()
+
+
+FIRST = (1, None, True)
+
+
+class Success:
+    """The call returned ``value``; ``note``: how many attempts it took, who ran it, whether all of them have ended."""
+
+    __slots__ = ("ended", "note", "started", "value")
+
+    def __init__(self, value: Any, started: float, ended: float, note: tuple[int, str | None, bool] = FIRST) -> None:
+        self.value = value
+        self.started = started
+        self.ended = ended
+        self.note = note
+
+    @property
+    def attempts(self) -> int:
+        """How often it was started."""
+        return self.note[0]
+
+    @property
+    def worker(self) -> str | None:
+        """Who ran it."""
+        return self.note[1]
+
+    @property
+    def stopped(self) -> bool:
+        """False if an earlier attempt was given up and may still be running."""
+        return self.note[2]
+
+
+class Failure:
+    """The call raised, was refused, timed out, or its worker died.
+
+    ``traceback`` is a text where the exception was raised elsewhere; ``stopped`` says whether work that was given up
+    has really ended; ``required`` whether it fails the run.
+    """
+
+    __slots__ = ("attempts", "ended", "exception", "required", "started", "stopped", "traceback", "worker")
+
+    def __init__(
+        self,
+        exception: BaseException,
+        started: float,
+        ended: float,
+        *,
+        traceback: str | None = None,
+        worker: str | None = None,
+        stopped: bool = True,
+    ) -> None:
+        self.exception = exception
+        self.started = started
+        self.ended = ended
+        self.attempts = 1
+        self.worker = worker
+        self.traceback = traceback
+        self.stopped = stopped
+        self.required = True
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        """Travel without an exception that cannot; its type and text stay."""
+        state = {name: getattr(self, name) for name in self.__slots__}
+        if not travels(self.exception):
+            state["traceback"] = self.traceback or traceback_text(self.exception)
+            state["exception"] = ProcessError(f"{type(self.exception).__name__}: {text_of(self.exception)}")
+        return None, state
+
+
+class Skipped:
+    """It could not run: ``failed`` if something it needs failed, else because that has no value."""
+
+    __slots__ = ("ended", "failed", "reason")
+
+    def __init__(self, reason: str, ended: float, *, failed: bool) -> None:
+        self.reason = reason
+        self.ended = ended
+        self.failed = failed
+
+
+class Cancelled:
+    """The run stopped before it had ended, or before it began (``started`` is None)."""
+
+    __slots__ = ("attempts", "ended", "started", "stopped", "worker")
+
+    def __init__(
+        self, started: float | None, ended: float, *, attempts: int = 0, stopped: bool = True, worker: str | None = None
+    ) -> None:
+        self.started = started
+        self.ended = ended
+        self.attempts = attempts
+        self.stopped = stopped
+        self.worker = worker
+
+
+class Mapped:
+    """All elements of a mapped process have ended."""
+
+    __slots__ = ("_elements", "ended", "started", "state")
+
+    def __init__(self, elements: list[Outcome], now: float) -> None:
+        self._elements = elements
+        self.started = min((began(each) for each in elements), default=now)
+        self.ended = now
+        if any(type(each) is Failure and each.required for each in elements):
+            self.state = ProcessState.FAILED
+        elif any(type(each) is Skipped and each.failed for each in elements):
+            self.state = ProcessState.SKIPPED
+        elif any(type(each) is Cancelled for each in elements):
+            self.state = ProcessState.CANCELLED
+        else:
+            self.state = ProcessState.COMPLETED
+
+    @property
+    def value(self) -> Any:
+        """The values of the elements that have one; RELEASED if any of them is."""
+        values = [each.value for each in self._elements if type(each) is Success]
+        return RELEASED if any(value is RELEASED for value in values) else values
+
+
+Outcome = Success | Failure | Skipped | Cancelled | Mapped
+
+
+def began(outcome: Outcome) -> float:
+    """Return when it began, or when it was known that it would not."""
+    if type(outcome) is Success:
+        return outcome.started
+    started = getattr(outcome, "started", None)
+    return outcome.ended if started is None else started
+
+
+def travels(exception: BaseException) -> bool:
+    """Whether an exception can be pickled, and unpickled again."""
+    import pickle
+
+    try:
+        pickle.loads(pickle.dumps(exception))  # noqa: S301 - its own bytes
+    except Exception:  # noqa: BLE001 - whatever it raises, it does not travel
+        return False
+    return True
+
+
+def traceback_text(exception: BaseException, limit: int = 50_000) -> str:
+    """Return the traceback as Python prints it, its middle cut out beyond ``limit`` characters."""
+    import traceback
+
+    text = "".join(traceback.format_exception(type(exception), exception, exception.__traceback__))
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}\n... {len(text) - limit} characters left out ...\n{text[-limit // 2 :]}"
+
+
+def state_of(outcome: Outcome) -> ProcessState:
+    """Return the state that a process ended in."""
+    if isinstance(outcome, Mapped):
+        return outcome.state
+    return _STATES[type(outcome)]
+
+
+_STATES: dict[type, ProcessState] = {
+    Success: ProcessState.COMPLETED,
+    Failure: ProcessState.FAILED,
+    Skipped: ProcessState.SKIPPED,
+    Cancelled: ProcessState.CANCELLED,
+}
