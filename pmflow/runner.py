@@ -37,7 +37,7 @@ from pmflow.executors.base import Session
 from pmflow.executors.inline import A_PASS, Inline, Tasks, in_user_code
 from pmflow.executors.pools import check_slots, thread_pool, worker_pool
 from pmflow.executors.threads import place_lent
-from pmflow.graph import Graph
+from pmflow.graph import Graph, location
 from pmflow.lookup import Closed, caller, gathered
 from pmflow.outcomes import Failure
 from pmflow.results import SHOWN, ProcessResult, Run
@@ -401,7 +401,12 @@ class _Execution:
                 timeout=request.timeout,
                 run=run,
             )
-        failed = [(name, each) for name, _, each in run._each() if type(each) is Failure and each.required]  # noqa: SLF001
+        nodes = request.plan.nodes
+        failed = [
+            (name, nodes[base].process, each)
+            for name, base, each in run._each()  # noqa: SLF001 - elements too
+            if type(each) is Failure and each.required
+        ]
         if failed:
             raise _workflow_error(run, failed)
         return run
@@ -458,22 +463,22 @@ def _with_anyio(function: Callable[[], Awaitable[None]]) -> None:
 # Failures
 
 
-def _workflow_error(run: Run[Any], failed: list[tuple[str, Failure]]) -> WorkflowError:
+def _workflow_error(run: Run[Any], failed: list[tuple[str, BaseProcess[Any], Failure]]) -> WorkflowError:
     lines = [f"{len(failed):,} of {len(run):,} processes failed" if len(failed) > 1 else f"'{failed[0][0]}' failed"]
-    for name, failure in failed[:SHOWN]:
+    for name, process, failure in failed[:SHOWN]:
         exception = failure.exception
         lines.append(f"  '{name}' (attempt {failure.attempts}): {type(exception).__name__}: {text_of(exception)}")
-        lines += [f"    {line}" for line in _users_line(failure)]
+        lines += [f"    {line}" for line in _users_line(failure) or [f"defined at {location(process)}"]]
     if len(failed) > SHOWN:
         lines.append(f"  ... and {len(failed) - SHOWN:,} more")
     lines.append("what did finish is in the .run of this error")
-    for name, failure in failed:
+    for name, _, failure in failed:
         _add_note(failure.exception, f"in process '{name}', attempt {failure.attempts}")
-    return WorkflowError("\n".join(lines), [failure.exception for _, failure in failed], run=run)  # type: ignore[misc]
+    return WorkflowError("\n".join(lines), [failure.exception for _, _, failure in failed], run=run)  # type: ignore[misc]
 
 
 def _users_line(failure: Failure) -> list[str]:
-    """Return where the user's own code raised: file, line and text."""
+    """Return where the user's own code raised: file, line and text; nothing if it did not."""
     import traceback
 
     frames = traceback.extract_tb(failure.exception.__traceback__)
