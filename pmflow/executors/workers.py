@@ -161,12 +161,13 @@ class WorkerPool:
     def _start(self) -> None:
         if sys.platform == "win32":
             raise ConfigurationError("type='process' needs a system with Unix sockets; use type='thread' on Windows")
-        self._selector = selectors.DefaultSelector()
-        self._ear, self._mouth = socket.socketpair()
-        self._ear.setblocking(False)  # noqa: FBT003 - as Python has it
-        self._selector.register(self._ear, selectors.EVENT_READ, None)
+        with _starting:  # a child that is forked meanwhile would not know what it has to close
+            self._selector = selectors.DefaultSelector()
+            self._ear, self._mouth = socket.socketpair()
+            self._ear.setblocking(False)  # noqa: FBT003 - as Python has it
+            self._selector.register(self._ear, selectors.EVENT_READ, None)
+            self._thread = threading.Thread(target=self._own, name="pmflow-workers", daemon=True)
         atexit.register(self._end_of_program)
-        self._thread = threading.Thread(target=self._own, name="pmflow-workers", daemon=True)
         self._thread.start()
 
     # The owner thread
