@@ -4,35 +4,28 @@
     python benchmarks/overhead.py threads import     # two sections
     python benchmarks/overhead.py --quick --json     # tiny sizes, which say nothing about speed; for machines
 
-Every row gives the least of several repetitions and, in brackets, their median; the ratio is that of the least, in
-brackets the median of the ratios of neighbours in time. Compare rows of one run only: machines are noisy. A run's time
-includes reading the timing of every result. Before each repetition the garbage of the one before is collected;
-collection stays on while the clock runs, for both, and neither pays for what was alive before.
+How rows are to be read says `rows`. A run's time includes reading the timing of every result. Before each repetition
+the garbage of the one before is collected; collection stays on while the clock runs, for both, and neither pays for
+what was alive before.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 from typing import Any
 
 import floors
 from attrs import field, frozen
 from floors import Functions, Samples, Shape
+from rows import MICRO, Facts, Goal, Row, main, number, program, program_row
 
 import pmflow
-
-MICRO, MILLI = 1e6, 1e3
 
 
 @frozen
@@ -49,82 +42,6 @@ class Effort:
 
 FULL = Effort((1_000, 10_000), (100_000, 1_000_000), 11, (3, 2), 40, 0.05)
 QUICK = Effort((100, 200), (1_000, 2_000), 2, (1, 1), 2, 0.002)
-
-
-@frozen
-class Goal:
-    """The most that is good: times the floor, or in the row's own unit."""
-
-    most: float
-    unit: str = "x"
-
-    @property
-    def text(self) -> str:
-        """The goal in words."""
-        return f"<= {self.most:g} {self.unit}"
-
-
-Facts = dict[str, Any]
-"""What a fresh program reports of itself."""
-
-
-@frozen
-class Row:
-    """One operation: its samples, those of its floor taken in turn with them, and the goal."""
-
-    name: str
-    unit: str
-    samples: Samples
-    goal: Goal | None = None
-    note: str = ""
-
-    @property
-    def ratio(self) -> float:
-        """The least of ours to the least of the floor."""
-        floor, ours = self.samples
-        return min(ours) / min(floor)
-
-    @property
-    def paired(self) -> float:
-        """The median ratio of two neighbours in time."""
-        return median(ours / floor for floor, ours in zip(*self.samples, strict=True))
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the goal is reached; None without one."""
-        if self.goal is None:
-            return None
-        return (self.ratio if self.goal.unit == "x" else min(self.samples[1])) <= self.goal.most
-
-    def cells(self) -> tuple[str, ...]:
-        """Return the row as texts."""
-        floor, ours = (f"{_number(min(side))} ({_number(median(side))})" for side in self.samples)
-        verdict = {None: "", True: "ok", False: "missed"}[self.met]
-        ratio = f"{self.ratio:.3g} ({self.paired:.3g})"
-        return self.name, self.unit, floor, ours, ratio, self.goal.text if self.goal else "", verdict, self.note
-
-    def facts(self) -> dict[str, Any]:
-        """Return the row as JSON has it."""
-        floor, ours = self.samples
-        measured = {"floor": floor, "pmflow": ours, "ratio": self.ratio, "paired_ratio": self.paired}
-        judged = {"goal": self.goal.text if self.goal else None, "met": self.met, "note": self.note}
-        return {"name": self.name, "unit": self.unit, **measured, **judged}
-
-
-HEAD = ("operation", "unit", "floor", "pmflow", "ratio", "goal", "", "of which")
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004 - three digits either way
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Lay the rows out in columns."""
-    lines = [HEAD, *(row.cells() for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
 
 
 # Measuring
@@ -161,7 +78,7 @@ class TimedRun:
     def note(self, per_second: float) -> str:
         """Say how much of it is the run, how much the reading, and how long a further run of the same graph takes."""
         run, read, again = (min(seconds) * per_second for seconds in zip(*self.parts, strict=True))
-        return f"run {_number(run)}, reading {_number(read)}; run again {_number(again)}"
+        return f"run {number(run)}, reading {number(read)}; run again {number(again)}"
 
 
 def declared(shape: Shape, functions: Functions, kind: str) -> list[pmflow.BaseProcess[Any]]:
@@ -254,7 +171,7 @@ def scale(effort: Effort) -> Iterator[Row]:
                 pairs = [(_scaled("floor", name, size), _scaled(kind, name, size)) for _ in range(repetitions)]
                 seconds, memory = _each(pairs, "seconds", MICRO / size), _each(pairs, "bytes", 1 / size)
                 phases = min((ours for _, ours in pairs), key=lambda facts: facts["seconds"])["phases"]
-                note = ", ".join(f"{phase} {_number(each * MICRO / size)}" for phase, each in phases.items())
+                note = ", ".join(f"{phase} {number(each * MICRO / size)}" for phase, each in phases.items())
                 label = f"{kind}s on the loop, {name}, {size:,}"
                 yield Row(label, "us", seconds, Goal(15, "us"), note)
                 yield Row(f"{label}, memory", "bytes", memory, Goal(1_000, "bytes"))
@@ -322,31 +239,19 @@ def order(effort: Effort) -> Iterator[Row]:
 # Whole programs
 
 
-def program(code: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh interpreter that finds this pmflow and this file, and keeps what it compiles."""
-    path = [str(Path(pmflow.__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONDONTWRITEBYTECODE": ""}
-    return subprocess.run(  # noqa: S603 - our own code
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-
-
-def program_row(name: str, by_hand: str, with_pmflow: str, effort: Effort, goal: Goal | None = None) -> Row:
-    """Measure whole programs, the start of Python included."""
-    sides = [partial(floors.seconds_of, partial(program, code)) for code in (by_hand, with_pmflow)]
-    return Row(name, "ms", floors.in_turn(sides[0], sides[1], effort.programs, MILLI), goal)
-
-
 def imports(effort: Effort) -> Iterator[Row]:
     """`import pmflow`, against the imports of what it stands on."""
-    yield program_row("import pmflow", floors.HAND_IMPORT, "import pmflow", effort, Goal(1))
-    yield program_row("import pmflow, against bare Python", "pass", "import pmflow", effort)
+    yield program_row("import pmflow", (floors.HAND_IMPORT, "import pmflow"), effort.programs, Goal(1))
+    yield program_row("import pmflow, against bare Python", ("pass", "import pmflow"), effort.programs)
 
 
 def hello(effort: Effort) -> Iterator[Row]:
     """Three processes in threads, whole program, against the same by hand."""
-    yield program_row("hello world, three threads", floors.HAND_HELLO, floors.PMFLOW_HELLO, effort, Goal(1.1))
-    yield program_row("hello world, against a bare thread pool", floors.POOL_HELLO, floors.PMFLOW_HELLO, effort)
+    for name, by_hand, goal in (
+        ("hello world, three threads", floors.HAND_HELLO, Goal(1.1)),
+        ("hello world, against a bare thread pool", floors.POOL_HELLO, None),
+    ):
+        yield program_row(name, (by_hand, floors.PMFLOW_HELLO), effort.programs, goal, "hello world\n")
 
 
 # The program
@@ -363,26 +268,5 @@ SECTIONS: dict[str, Callable[[Effort], Iterator[Row]]] = {
 }
 
 
-def main() -> None:
-    """Measure the sections asked for, and print the table."""
-    parser = argparse.ArgumentParser(description="What pmflow costs, against hand-written floors.")
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)}; default: all")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it works, not how fast it is")
-    parser.add_argument("--json", action="store_true", help="print JSON, with every sample, instead of the table")
-    parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed")
-    arguments = parser.parse_args()
-    unknown = [name for name in arguments.sections if name not in SECTIONS]
-    if unknown:
-        parser.error(f"no section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
-    rows: list[Row] = []
-    for name in arguments.sections or SECTIONS:
-        for row in SECTIONS[name](QUICK if arguments.quick else FULL):
-            print(f"{name}: {row.name}", file=sys.stderr)
-            rows.append(row)
-    print(json.dumps([row.facts() for row in rows], indent=2) if arguments.json else table(rows))
-    if arguments.check and any(row.met is False for row in rows):
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    main("What pmflow costs, against hand-written floors.", SECTIONS, QUICK, FULL)

@@ -13,6 +13,7 @@
 
 from pmflow.base import BaseProcess
 from pmflow.config import ProcessConfig, ProcessId, ProcessType, RetryStrategy
+from pmflow.context import carry
 from pmflow.decorator import FunctionProcess, process
 from pmflow.engine.plan import Plan
 from pmflow.errors import (
@@ -23,6 +24,7 @@ from pmflow.errors import (
     InputError,
     MissingDependencyError,
     NoValueError,
+    PerformanceWarning,
     PmflowError,
     ProcessError,
     ProcessTimeoutError,
@@ -54,6 +56,7 @@ __all__ = [
     "InputError",
     "MissingDependencyError",
     "NoValueError",
+    "PerformanceWarning",
     "Plan",
     "PmflowError",
     "ProcessConfig",
@@ -78,6 +81,7 @@ __all__ = [
     "WorkflowNode",
     "WorkflowPoolManager",
     "arun",
+    "carry",
     "create_workflow",
     "process",
     "run",

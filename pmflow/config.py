@@ -235,6 +235,15 @@ def _a_timeout(config: ProcessConfig, _attribute: Attribute[Any], value: Any) ->
     check_timeout(value, f"process '{config.process_id}'")
 
 
+def _a_number(config: ProcessConfig, attribute: Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigurationError(
+            f"process '{config.process_id}': {attribute.name} must be a whole number, 0 or more, not {value!r}",
+            process_id=str(config.process_id),
+            setting=attribute.name,
+        )
+
+
 def _a_flag(config: ProcessConfig, attribute: Attribute[Any], value: Any) -> None:
     if not isinstance(value, bool) and not (value is None and attribute.default is None):
         raise ConfigurationError(
@@ -253,6 +262,7 @@ class ProcessConfig:
         process_type: the strategy.
         timeout: seconds for one attempt.
         retry_strategy: a `RetryStrategy`, or a number of retries.
+        crash_retries: further attempts after a worker died under the call; counted apart from other retries.
         fail_fast: overrides the run's, for a failure of this process.
         dependencies: ids that a class-based process receives the results of; for a function, parameter to source.
         after: ids that must have ended well first; nothing is passed.
@@ -271,6 +281,7 @@ class ProcessConfig:
     process_type: ProcessType = field(default=ProcessType.ASYNC, converter=process_type)
     timeout: float | None = field(default=None, validator=_a_timeout)
     retry_strategy: RetryStrategy | None = field(default=None, converter=_retry_strategy)
+    crash_retries: int = field(default=0, validator=_a_number)
     fail_fast: bool | None = field(default=None, validator=_a_flag)
     dependencies: tuple[str, ...] | Mapping[str, str] = field(default=(), converter=_dependencies)
     after: tuple[str, ...] = field(default=(), converter=id_texts)

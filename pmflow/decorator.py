@@ -56,6 +56,7 @@ class Settings(TypedDict, total=False):
     type: str | ProcessType
     timeout: float | None
     retries: int | RetryStrategy | None
+    crash_retries: int
     dependencies: Mapping[str, Reference]
     after: Any
     required: bool

@@ -31,6 +31,7 @@ __all__ = [
     "InputError",
     "MissingDependencyError",
     "NoValueError",
+    "PerformanceWarning",
     "PmflowError",
     "ProcessError",
     "ProcessTimeoutError",
@@ -149,6 +150,10 @@ class ValueReleasedError(PmflowError):
 
 class NoValueError(PmflowError):
     """``run.value`` of a run that has no value, or several."""
+
+
+class PerformanceWarning(UserWarning):
+    """Something works, and is much slower than it need be; the text names the remedy."""
 
 
 class ShutdownError(PmflowError, RuntimeError):

@@ -36,15 +36,58 @@ class Released:
 RELEASED = Released()
 
 
-FIRST = (1, None, True)
+class Handle:
+    """A result by reference, opened only where its value is needed."""
+
+    __slots__ = ()
+
+    def open(self) -> Any:
+        """Return the value.
+
+        Raises:
+            ProcessError: it cannot be had here.
+        """
+        raise NotImplementedError
+
+    def __reduce__(self) -> Any:
+        """Travel as the value itself."""
+        return opened, (self.open(),)
+
+
+class Handles(Handle):
+    """Values and handles of values, as one list."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: list[Any]) -> None:
+        self._values = values
+
+    def open(self) -> list[Any]:
+        """Return the values."""
+        return [opened(each) for each in self._values]
+
+
+def opened(value: Any) -> Any:
+    """Return a value, opened if it is a handle.
+
+    Raises:
+        ProcessError: it cannot be had here.
+    """
+    return value.open() if isinstance(value, Handle) else value
+
+
+Note = tuple[int, str | None, bool] | tuple[int, str | None, bool, float, int]
+"""How many attempts it took, who ran it, whether all have ended; of a worker also seconds of the cores, and bytes."""
+
+FIRST: Note = (1, None, True)
 
 
 class Success:
-    """The call returned ``value``; ``note``: how many attempts it took, who ran it, whether all of them have ended."""
+    """The call returned ``value``, or a handle of it; ``note``: see `Note`."""
 
     __slots__ = ("ended", "note", "started", "value")
 
-    def __init__(self, value: Any, started: float, ended: float, note: tuple[int, str | None, bool] = FIRST) -> None:
+    def __init__(self, value: Any, started: float, ended: float, note: Note = FIRST) -> None:
         self.value = value
         self.started = started
         self.ended = ended
@@ -65,6 +108,11 @@ class Success:
         """False if an earlier attempt was given up and may still be running."""
         return self.note[2]
 
+    @property
+    def usage(self) -> tuple[float, int] | None:
+        """Seconds of the cores, and the most bytes, that it took in a worker."""
+        return self.note[3:] or None
+
 
 class Failure:
     """The call raised, was refused, timed out, or its worker died.
@@ -73,7 +121,7 @@ class Failure:
     has really ended; ``required`` whether it fails the run.
     """
 
-    __slots__ = ("attempts", "ended", "exception", "required", "started", "stopped", "traceback", "worker")
+    __slots__ = ("attempts", "ended", "exception", "required", "started", "stopped", "traceback", "usage", "worker")
 
     def __init__(
         self,
@@ -83,15 +131,16 @@ class Failure:
         *,
         traceback: str | None = None,
         worker: str | None = None,
-        stopped: bool = True,
+        note: Note | None = None,
     ) -> None:
         self.exception = exception
         self.started = started
         self.ended = ended
         self.attempts = 1
-        self.worker = worker
+        self.worker = worker if note is None else note[1]
+        self.usage: tuple[float, int] | None = (note and note[3:]) or None
         self.traceback = traceback
-        self.stopped = stopped
+        self.stopped = True
         self.required = True
 
     def __getstate__(self) -> tuple[None, dict[str, Any]]:
@@ -149,7 +198,7 @@ class Mapped:
 
     @property
     def value(self) -> Any:
-        """The values of the elements that have one; RELEASED if any of them is."""
+        """The values of the elements that have one, or their handles; RELEASED if any of them is."""
         values = [each.value for each in self._elements if type(each) is Success]
         return RELEASED if any(value is RELEASED for value in values) else values
 

@@ -28,6 +28,8 @@ from pmflow.outcomes import (
     RELEASED,
     Cancelled,
     Failure,
+    Handle,
+    Handles,
     Mapped,
     Outcome,
     ProcessState,
@@ -131,6 +133,8 @@ class ProcessResult(Generic[T]):
         reason: why it was skipped.
         strategy: where it ran.
         worker: the name of the thread, or the process number of the worker, that ran it.
+        cpu_time: seconds that the last attempt took of the cores, in a worker.
+        peak_memory: the most memory that the worker held during it, in bytes.
 
     >>> now = datetime.now(timezone.utc)
     >>> ProcessResult(success=True, data=3, execution_time=0.5, start_time=now, end_time=now).unwrap()
@@ -154,6 +158,8 @@ class ProcessResult(Generic[T]):
     reason: str | None = None
     strategy: ProcessType | None = None
     worker: str | None = None
+    cpu_time: float | None = None
+    peak_memory: int | None = None
 
     @property
     def data(self) -> T:
@@ -161,7 +167,10 @@ class ProcessResult(Generic[T]):
 
         Raises:
             ValueReleasedError: it was not kept.
+            TransferError: a worker returned it, nobody has needed it here before, and it cannot be unpickled.
         """
+        if isinstance(self._data, Handle):
+            object.__setattr__(self, "_data", self._data.open())
         if self._data is RELEASED:
             raise ValueReleasedError(
                 f"the data of '{self.process_id}' was released once its dependants had completed; "
@@ -181,8 +190,14 @@ class ProcessResult(Generic[T]):
             start_time=self.start_time,
             end_time=self.end_time,
             last_error=self.error,
-            result=None if self._data is RELEASED else self._data,
+            result=self._known_data(),
         )
+
+    def _known_data(self) -> Any:
+        try:
+            return self.data
+        except (ProcessError, ValueReleasedError):
+            return None
 
     def unwrap(self) -> T:
         """Return the data of a success.
@@ -214,6 +229,8 @@ class ProcessResult(Generic[T]):
             "execution_time": self.execution_time,
             "attempts": self.attempts,
             "worker": self.worker,
+            "cpu_time": self.cpu_time,
+            "peak_memory": self.peak_memory,
             "stopped": self.stopped,
             "error_type": self.error_type,
             "error": self.error,
@@ -288,6 +305,13 @@ def result_of(key: str, outcome: Outcome, strategy: ProcessType, clock: Clock) -
     return result
 
 
+def _value(_key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) -> Any:
+    value = getattr(outcome, "value", None)
+    if type(outcome) is Mapped and type(value) is list and any(isinstance(each, Handle) for each in value):
+        return Handles(value)
+    return value
+
+
 def _error(key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) -> str | None:
     if isinstance(outcome, Failure):
         return text_of(outcome.exception)
@@ -309,7 +333,7 @@ def _traceback(_key: str, outcome: Outcome, _strategy: ProcessType, _clock: Cloc
 
 _DERIVED: dict[str, Callable[[str, Outcome, ProcessType, Clock], Any]] = {
     "success": lambda _key, outcome, _strategy, _clock: state_of(outcome) is ProcessState.COMPLETED,
-    "_data": lambda _key, outcome, _strategy, _clock: getattr(outcome, "value", None),
+    "_data": _value,
     "start_time": lambda _key, outcome, _strategy, clock: clock(began(outcome)),
     "end_time": lambda _key, outcome, _strategy, clock: clock(outcome.ended),
     "error": _error,
@@ -326,6 +350,8 @@ _DERIVED: dict[str, Callable[[str, Outcome, ProcessType, Clock], Any]] = {
     "reason": _reason,
     "strategy": lambda _key, _outcome, strategy, _clock: strategy,
     "worker": lambda _key, outcome, _strategy, _clock: getattr(outcome, "worker", None),
+    "cpu_time": lambda _key, outcome, _strategy, _clock: (getattr(outcome, "usage", None) or (None, None))[0],
+    "peak_memory": lambda _key, outcome, _strategy, _clock: (getattr(outcome, "usage", None) or (None, None))[1],
 }
 
 

@@ -375,7 +375,7 @@ class _Execution:
         def handle(number: int, frame: Any) -> None:
             again = self._interrupted
             self.interrupt()
-            if again or in_user_code(frame):
+            if in_user_code(frame) or (again and not _in_an_executor(frame)):
                 signal.default_int_handler(number, frame)
 
         signal.signal(signal.SIGINT, handle)
@@ -424,6 +424,18 @@ class _Execution:
             clock=scheduler.clock,
             execution_time=self._ended - self._started,
         )
+
+
+def _in_an_executor(frame: types.FrameType | None) -> bool:
+    """Whether this frame is within a step of an executor's, which is short, and must not be left halfway."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_EXECUTORS):
+            return True
+        frame = frame.f_back
+    return False
+
+
+_EXECUTORS = os.path.join(os.path.dirname(__file__), "executors", "")  # noqa: PTH118, PTH120 - as code objects have it
 
 
 async def _closed(announcer: Announcer, loop: Loop | None) -> None:

@@ -11,14 +11,14 @@ import pytest
 
 import pmflow
 
-OVERHEAD = Path(__file__).resolve().parents[1] / "benchmarks" / "overhead.py"
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
-def overhead(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the benchmark as a reader would."""
+def benchmark(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a benchmark as a reader would."""
     path = os.pathsep.join([str(Path(pmflow.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
     return subprocess.run(
-        [sys.executable, str(OVERHEAD), *arguments],
+        [sys.executable, str(BENCHMARKS / name), *arguments],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -29,10 +29,13 @@ def overhead(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, dict[str, Any]]:
-    """Every row that the benchmark prints, by name, from one run on tiny sizes."""
-    ended = overhead("--quick", "--json")
-    assert ended.returncode == 0, ended.stderr
-    return {row["name"]: row for row in json.loads(ended.stdout)}
+    """Every row that the benchmarks print, by name, from one run of each on tiny sizes."""
+    found = {}
+    for name in ("overhead.py", "workers.py"):
+        ended = benchmark(name, "--quick", "--json")
+        assert ended.returncode == 0, ended.stderr
+        found.update({row["name"]: row for row in json.loads(ended.stdout)})
+    return found
 
 
 GOALS = {
@@ -63,6 +66,18 @@ GOALS = {
     "where first come, first served hurts": "<= 1.03 x",
     "import pmflow": "<= 1 x",
     "hello world, three threads": "<= 1.1 x",
+    "worker, wide, 100": "<= 0.07 x",
+    "worker, layered, 100": "<= 0.13 x",
+    "worker, chain, 100": "<= 0.04 x",
+    "worker, two chains that cross at every link, 2 x 25": "<= 0.4 x",
+    "METG(50 %), stencil_1d, one task a core": "<= 0.15 x",
+    "array through four stages, 8 MB": "<= 0.03333 x",
+    "array through four stages, 16 MB": "<= 0.03333 x",
+    "array through four stages, 8 MB, peak memory": "<= 0.4 x",
+    "array to eight consumers, 8 MB": "<= 0.02 x",
+    "hello world, three workers": "<= 1.1 x",
+    "worker killed to replacement ready": "<= 20 ms",
+    "10 waits of 20 ms, 10 parses of 5 ms, one total": "<= 1.03 x",
 }
 
 
@@ -79,7 +94,7 @@ def test_every_operation_is_measured_against_its_goal(rows: dict[str, dict[str, 
 
 def test_the_table_has_a_line_for_each_row() -> None:
     """One section at a time, as a table for people."""
-    ended = overhead("--quick", "order")
+    ended = benchmark("overhead.py", "--quick", "order")
     assert ended.returncode == 0, ended.stderr
     head, line = ended.stdout.splitlines()
     assert head.split() == ["operation", "unit", "floor", "pmflow", "ratio", "goal", "of", "which"]
@@ -88,6 +103,6 @@ def test_the_table_has_a_line_for_each_row() -> None:
 
 def test_a_section_that_is_not_there() -> None:
     """A misspelt section is refused, with the names of those there are."""
-    ended = overhead("thread")
+    ended = benchmark("overhead.py", "thread")
     assert ended.returncode == 2
     assert "no section 'thread'; there are coroutines, inline, threads" in ended.stderr

@@ -89,6 +89,7 @@ def test_config_fields() -> None:
         "process_type": ProcessType.ASYNC,
         "timeout": None,
         "retry_strategy": None,
+        "crash_retries": 0,
         "fail_fast": None,
         "dependencies": (),
         "after": (),

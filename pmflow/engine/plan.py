@@ -54,15 +54,19 @@ class Node:
         unit: what the frontier calls its chain.
         priority: of its chain; smaller goes first.
         mapped: whether it is called once per element.
+        opens: whether what a worker returned is needed in this program.
+        hands_on: whether nobody but the next link of its chain can ever ask for its value.
     """
 
     __slots__ = (
         "consumers",
         "edges",
+        "hands_on",
         "id",
         "lane",
         "mapped",
         "next",
+        "opens",
         "priority",
         "process",
         "required",
@@ -81,7 +85,7 @@ class Node:
         self.next: Node | None = None
         self.unit = name
         self.priority: Priority = 0
-        self.mapped = False
+        self.mapped = self.opens = self.hands_on = False
 
     @property
     def strategy(self) -> ProcessType:
@@ -145,6 +149,7 @@ class Plan:
         }
         _contract(self)
         _separate(self)
+        _settle_values(self)
         _prioritise(self)
         self._beginning = self._frontier()
 
@@ -548,6 +553,33 @@ def _separate(plan: Plan) -> None:
             node.lane = LANES[1]
         elif name in stages:
             node.lane = LANES[LANES.index(node.lane) + 1]
+
+
+def _settle_values(plan: Plan) -> None:
+    """Say which values of workers have to come into this program, and which never leave their worker."""
+    nodes = plan.nodes
+    for name, node in nodes.items():
+        if WORKER not in node.lane:
+            continue
+        asked = name in plan.targets
+        node.opens = (
+            asked
+            or type(node.process) is not FunctionProcess  # it may be a result, to be opened
+            or any(_opens(plan, node, nodes[consumer]) for consumer in node.consumers)
+        )
+        after = node.next
+        if after is not None and not asked and not plan.keep_all and after.edges[0][2] != AFTER:
+            node.hands_on = after.settings.retry_strategy is None and not after.settings.crash_retries
+
+
+def _opens(plan: Plan, node: Node, consumer: Node) -> bool:
+    """Whether a consumer needs the value itself: where it runs, or to know how many elements it has."""
+    if WORKER not in consumer.lane:
+        return True
+    return any(
+        source == node.id and kind >= EACH and source not in plan.aligned.get(consumer.id, ())
+        for _, source, kind in consumer.edges
+    )
 
 
 def _prioritise(plan: Plan) -> None:

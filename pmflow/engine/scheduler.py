@@ -48,10 +48,10 @@ from pmflow.engine.attempt import (
 )
 from pmflow.engine.loops import Loop
 from pmflow.engine.plan import ELEMENT, INLINE, LANES, SOME, STAGE, TASK, Node, Plan, check_sequence
-from pmflow.errors import InputError, ProcessError
-from pmflow.executors.base import Began, Call, Session, Stopped
+from pmflow.errors import InputError, ProcessError, WorkerCrashedError
+from pmflow.executors.base import Began, Call, Logged, Sealed, Session, Stopped
 from pmflow.graph import EACH, takes_result
-from pmflow.outcomes import RELEASED, Cancelled, Failure, Mapped, Outcome, ProcessState, Skipped, Success
+from pmflow.outcomes import RELEASED, Cancelled, Failure, Handle, Mapped, Outcome, ProcessState, Skipped, Success
 from pmflow.results import Clock, ProcessResult, result_of
 
 AGAIN = 0.25
@@ -105,6 +105,7 @@ class Scheduler:
         self._timed_out: set[Key] = set()
         self._overlapped: set[Key] = set()
         self._shared: dict[str, dict[str, Any]] = {}
+        self._entries: dict[str, Callable[..., Any]] = {}
         self._read: dict[int, tuple[Any, list[Any]]] = {}
         self._timers: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._number = 0
@@ -221,7 +222,7 @@ class Scheduler:
             if self.stopped_by is not None:
                 return False
             batch = self._batches[lane]
-            if batch:
+            if batch or session.behind:
                 self._batches[lane] = []
                 session.submit(batch)
             if len(units) == STARTS:
@@ -260,11 +261,20 @@ class Scheduler:
             link = link.next
 
     def _call(self, node: Node, key: Key, label: str, args: Any, kwargs: Any) -> Call:
-        function = function_of(node) if node.settings.validation_rules else node.process.entry
+        function = self._checked(node) if node.settings.validation_rules else node.process.entry
         call = Call(key, label, function, args, kwargs, None, node.priority, self._context)
         if self._emit is not None:
             call.observed = True
+        else:
+            call.hand_on = node.hands_on
         return call
+
+    def _checked(self, node: Node) -> Callable[..., Any]:
+        """Return what an executor calls of a process with validation rules: one object, that is pickled once."""
+        known = self._entries.get(node.id)
+        if known is None:
+            known = self._entries[node.id] = function_of(node)
+        return known
 
     def _submit(self, node: Node, call: Call) -> None:
         lane = node.lane
@@ -341,7 +351,7 @@ class Scheduler:
 
     # Ends
 
-    def _settle(self, call: Call, outcome: Any) -> None:  # noqa: C901, PLR0912 - the path of every process: calls cost
+    def _settle(self, call: Call, outcome: Any) -> None:  # noqa: C901, PLR0912, PLR0915 - the path of every process: calls cost
         """Take what an executor has delivered."""
         key = call.key
         running = self._running
@@ -352,6 +362,15 @@ class Scheduler:
         if kind is Began:
             self._tell("process_started", call.label, ProcessState.RUNNING, call.started, call.attempt)
             return
+        if kind is Logged:
+            log(call, outcome.fields)
+            return
+        if kind is Sealed:
+            outcome = outcome.open()
+            kind = type(outcome)
+        elif node.opens and kind is Success and isinstance(outcome.value, Handle):
+            outcome = self._opened(node, call, outcome)
+            kind = type(outcome)
         del running[key]
         if node.settings.timeout is not None:
             self._forget_timers()
@@ -372,7 +391,7 @@ class Scheduler:
                     return
                 self._timed_out.discard(key)
             if call.attempt > 1:
-                outcome.note = (call.attempt, outcome.worker, key not in self._overlapped)
+                outcome.note = (call.attempt, outcome.worker, key not in self._overlapped, *outcome.note[3:])
             if type(node.process) is not FunctionProcess:
                 outcome = unwrapped(outcome)
             if type(outcome) is Success:
@@ -387,6 +406,20 @@ class Scheduler:
             self._held[node.lane] -= 1
         self._not_well(node, call, outcome)
 
+    def _opened(self, node: Node, call: Call, outcome: Success) -> Success | Failure:
+        """Open what a worker returned; if that fails, so has the process, and what follows it is given up."""
+        session = self._sessions[node.lane]
+        handle = outcome.value
+        try:
+            outcome.value = handle.open()
+        except ProcessError as error:
+            if call.then is not None:
+                session.stop(call.then)
+            return Failure(error, outcome.started, outcome.ended, note=outcome.note)
+        if node.consumers:
+            session.remember(outcome.value, handle)
+        return outcome
+
     def _not_well(self, node: Node, call: Call, outcome: Failure | Stopped) -> None:
         """Try again what failed or was given up, or end it."""
         key = call.key
@@ -399,14 +432,13 @@ class Scheduler:
             if key not in self._timed_out:
                 stopped = key not in self._overlapped
                 began = call.started or None
-                end = Cancelled(
-                    began, outcome.at, attempts=call.attempt if began else call.attempt - 1, stopped=stopped
-                )
+                attempts = call.attempt if began else call.attempt - 1
+                end = Cancelled(began, outcome.at, attempts=attempts, stopped=stopped, worker=outcome.worker)
                 self._ends.append((node, key, end))
                 self._record_ends()
                 return
             error = timed_out(call.label, node.settings.timeout, call.attempt, ended=outcome.ended)
-            outcome = Failure(error, call.started or outcome.at, outcome.at)
+            outcome = Failure(error, call.started or outcome.at, outcome.at, worker=outcome.worker)
         if node.lane in _ON_LOOP:
             if isinstance(outcome.exception, KeyboardInterrupt):
                 self._stop("interrupt")
@@ -423,16 +455,29 @@ class Scheduler:
         failure.attempts = call.attempt
         failure.required = node.required
         failure.stopped = key not in self._overlapped
-        retry = node.settings.retry_strategy
-        if retry is not None and self.stopped_by is None and retry.allows(call.attempt, failure.exception):
+        delay = self._delay(node, call, failure.exception)
+        if delay is not None and self.stopped_by is None:
             self._retrying[key] = call
             if self._emit is not None:
                 result = self._result_of(call.label, node, failure)
                 self._tell("process_retrying", call.label, ProcessState.RETRYING, failure.ended, call.attempt, result)
-            self._set_timer(retry.delay(call.attempt), self._retry, key)
+            self._set_timer(delay, self._retry, key)
             return
         self._ends.append((node, key, failure))
         self._record_ends()
+
+    @staticmethod
+    def _delay(node: Node, call: Call, exception: BaseException) -> float | None:
+        """Return after how many seconds a failed attempt is followed by another; None if it is not.
+
+        The death of a worker is counted apart: it says nothing of the function, and may have been its doing.
+        """
+        if type(exception) is WorkerCrashedError:
+            call.crashes += 1
+            return 0.0 if call.crashes <= node.settings.crash_retries else None
+        attempt = call.attempt - call.crashes
+        retry = node.settings.retry_strategy
+        return retry.delay(attempt) if retry is not None and retry.allows(attempt, exception) else None
 
     def _record_ends(self) -> None:
         """Record what has ended, and everything that ends with it."""
@@ -647,8 +692,10 @@ class Scheduler:
             return
         node = self._node(call.key)
         timeout = node.settings.timeout
-        if self._sessions[node.lane].queues:
-            left = timeout if not call.started else timeout - (perf_counter() - call.started)
+        session = self._sessions[node.lane]
+        if session.queues:
+            began = session.began(call)
+            left = timeout if not began else timeout - (perf_counter() - began)
             if left > 0:
                 self._set_timer(left, self._check_timeout, call)
                 return
@@ -678,7 +725,9 @@ class Scheduler:
         if node.next is not None and call.then is not None:
             self._link(node.next, again)  # of fresh calls: an abandoned thread may still hold the others
         again.attempt = call.attempt + 1
+        again.crashes = call.crashes
         again.observed = call.observed
+        again.hand_on = call.hand_on
         self._submit(node, again)
 
     def _node(self, key: Key) -> Node:
@@ -707,6 +756,16 @@ class Scheduler:
     def _tell_end(self, label: str, node: Node, outcome: Outcome) -> None:
         result = self._result_of(label, node, outcome)
         self._tell("process_ended", label, result.state, outcome.ended, result.attempts, result)
+
+
+def log(call: Call, fields: dict[str, Any]) -> None:
+    """Log here what a worker has logged, with the names of the process and of its attempt."""
+    import logging
+
+    record = logging.makeLogRecord({**fields, "process_id": call.label, "attempt": call.attempt})
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)
 
 
 _ON_LOOP = (TASK, TASK + ELEMENT, INLINE, INLINE + STAGE)

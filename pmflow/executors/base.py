@@ -4,7 +4,8 @@ An `Executor` opens a `Session` for each run. The run submits *chains*: a `Call`
 of the same strategy that needs the value of the one before (its ``feed`` names the parameter), and so on. The session
 runs the links one after another and delivers one outcome per link to the run's `Port`, from whatever thread it is in:
 
-- `Success` or `Failure`, with the time the link began and ended, or `Stopped` where the work was given up;
+- `Success` or `Failure`, with the time the link began and ended, or `Stopped` where the work was given up. The value of
+  a success may be a handle; an outcome that takes code of the user's to make is `Sealed`, and opened by the run;
 - the chain ends at the first link that does not succeed: the links after it are never started, and no outcome is
   delivered for them;
 - `Session.stop(call)` gives up a link: a `Stopped` follows soon, at once where the work cannot be ended
@@ -20,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Union
 
 if TYPE_CHECKING:
     from pmflow.outcomes import Failure, Success
@@ -43,8 +44,12 @@ class Call:
         then: the next link.
         priority: smaller goes first.
         context: the context variables it sees; the executor copies them for the call.
+        attempt: which attempt this is (1, 2, ...).
+        crashes: how many of those before have ended with the death of their worker.
         observed: somebody wants to know when it begins: then `BEGAN` is delivered, after ``started`` was set.
-        started: `time.perf_counter()` when it began; 0.0 while it waits. Set by the executor, before the work begins.
+        hand_on: nobody but the next link can ever ask for its value, so it need not leave the worker.
+        started: `time.perf_counter()` when it began; 0.0 while it waits, and as long as the executor has not looked
+            (see `Session.began`).
         handle: the executor's own note of where it runs.
         stopped: set by `Session.stop`; looked at between links.
     """
@@ -53,8 +58,10 @@ class Call:
         "args",
         "attempt",
         "context",
+        "crashes",
         "feed",
         "function",
+        "hand_on",
         "handle",
         "key",
         "kwargs",
@@ -87,7 +94,9 @@ class Call:
         self.priority = priority
         self.context = context
         self.attempt = 1
+        self.crashes = 0
         self.observed = False
+        self.hand_on = False
         self.started = 0.0
         self.handle: Any = None
         self.stopped = False
@@ -103,13 +112,14 @@ class Call:
 
 
 class Stopped:
-    """A link was given up; ``ended`` says whether its work has really ended."""
+    """A link was given up; ``ended`` says whether its work has really ended, ``worker`` who had begun it."""
 
-    __slots__ = ("at", "ended")
+    __slots__ = ("at", "ended", "worker")
 
-    def __init__(self, at: float, *, ended: bool) -> None:
+    def __init__(self, at: float, *, ended: bool, worker: str | None = None) -> None:
         self.at = at
         self.ended = ended
+        self.worker = worker
 
 
 class Began:
@@ -119,10 +129,31 @@ class Began:
 BEGAN = Began()
 
 
+class Logged:
+    """A link has logged something; ``fields`` are those of the record."""
+
+    __slots__ = ("fields",)
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.fields = fields
+
+
+class Sealed:
+    """An outcome that takes code of the user's to make: it is opened in the run's own thread."""
+
+    __slots__ = ("open",)
+
+    def __init__(self, make: Callable[[], Success | Failure]) -> None:
+        self.open = make
+
+
+Delivered = Union["Success", "Failure", Stopped, Began, Logged, Sealed]
+
+
 class Port(Protocol):
     """A run, as an executor sees it."""
 
-    def deliver(self, call: Call, outcome: Success | Failure | Stopped | Began) -> None:
+    def deliver(self, call: Call, outcome: Delivered) -> None:
         """Take an outcome; from any thread."""
 
 
@@ -133,13 +164,25 @@ class Session(Protocol):
     """How many calls the run should have submitted at most; more wait with the run, which knows their priorities."""
 
     queues: bool
-    """Whether a call may wait before it begins: then a timeout is charged from its ``started``."""
+    """Whether a call may wait before it begins: then a timeout is charged from when it `began`."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether it has taken chains that it can do nothing with until `submit` is called once more."""
+        ...
 
     def submit(self, chains: Sequence[Call]) -> None:
         """Take chains; never blocks."""
 
+    def began(self, call: Call) -> float:
+        """Return when a call began (`time.perf_counter()`); 0.0 while it waits."""
+        ...
+
     def stop(self, call: Call) -> None:
         """Give up a link: a queued one will not begin, a running one is ended where that is possible."""
+
+    def remember(self, value: Any, handle: Any) -> None:
+        """Note that the value of a handle, which this session has delivered, was opened in the program."""
 
     def close(self) -> None:
         """End the session; every link submitted has had its outcome."""
@@ -179,6 +222,11 @@ class PriorityQueue:
                 heappush(self._heap, call.priority)
             bucket.append(call)
         self._size += len(calls)
+
+    def push_back(self, call: Call) -> None:
+        """Add a call that has been here before, in front of its equals."""
+        self.push([call])
+        self._buckets[call.priority].rotate(1)
 
     def pop(self) -> Call:
         """Remove and return the first; IndexError if there is none."""

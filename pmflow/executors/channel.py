@@ -1,28 +1,36 @@
-"""One worker, as the program sees it: its process, its channel, and what its replies and its death mean."""
+"""One worker, as its pool sees it: its channel, its status page, what it has been sent, and what its replies mean.
+
+Nothing here runs code of the user's on the thread that reads the replies: values stay parcels, exceptions are opened by
+the run that they belong to (`Sealed`).
+"""
 
 from __future__ import annotations
 
 import os
-import selectors
 import socket
-import subprocess
-import sys
 from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from pmflow.errors import ProcessError, TransferError, WorkerCrashedError
-from pmflow.executors import wire
-from pmflow.executors.base import BEGAN, Call
-from pmflow.executors.platform import describe_exit, interpreter_flags
-from pmflow.outcomes import Failure, Success
+from pmflow.errors import ProcessError, TransferError, WorkerCrashedError, text_of
+from pmflow.executors import pickling, wire
+from pmflow.executors.base import Call, Sealed
+from pmflow.executors.parcels import LARGE, File, Parcel, above_standard, anonymous_file
+from pmflow.executors.platform import describe_exit, most_descriptors
+from pmflow.outcomes import RELEASED, Failure, Handle, Success
 
 if TYPE_CHECKING:
-    from pmflow.executors.workers import WorkerSession
+    from pmflow.executors.sessions import Function, WorkerSession
 
-MAIN = str(Path(__file__).with_name("worker_main.py"))
+OVERHEAD = 5e-6
+"""Seconds that a call costs in a worker beside its function."""
+
+
+SEEN = 0.0005
+"""Seconds after which what a processor has written is seen by all others, by three orders of magnitude."""
 
 
 class RemoteTracebackError(Exception):
@@ -32,231 +40,326 @@ class RemoteTracebackError(Exception):
         return f"\n\n{self.args[0]}"
 
 
-class Worker:
-    """A worker process, as its owner sees it.
+class Held(Handle):
+    """What a worker returned: a parcel, opened when somebody in this program asks for the value."""
 
-    ``links`` are those of its chain that it has not replied to, the first the one it runs; ``unsent`` the one after
-    them, which could not be pickled; ``dropping`` says that what it replies is no longer wanted; ``unread`` that it has
-    ended without having read all that was sent.
+    __slots__ = ("_label", "_value", "maker", "parcel")
+
+    def __init__(self, parcel: Parcel, label: str, maker: str) -> None:
+        if parcel.file is not None and parcel.file.fd > most_descriptors() // 2:
+            parcel = parcel.in_memory()
+        self.parcel = parcel
+        self.maker = maker
+        self._label = label
+        self._value: Any = RELEASED
+
+    def open(self) -> Any:
+        """Return the value, to everybody the same.
+
+        Raises:
+            TransferError: it cannot be unpickled here.
+        """
+        if self._value is RELEASED:
+            try:
+                self._value = self.parcel.open(pickling.Returning)
+            except BaseException as error:
+                raise TransferError(
+                    f"what '{self._label}' returned cannot be unpickled here: {type(error).__name__}: {text_of(error)}",
+                    process_id=self._label,
+                ) from error
+        return self._value
+
+
+NO_NAMES: Mapping[str, Any] = {}
+
+
+class Item:
+    """A link of a chain, as its pool knows it: ``call.handle``.
+
+    Attributes:
+        args: plain values, and parcels if it has ``parcels``; so ``kwargs``.
+        near: it is to run where its large arguments were made.
+        size: bytes that were encoded for it, and no worker has taken.
+        number: that of the link in its ``worker``, while it is there.
+        cost: the seconds it is expected to take, with the rest of its chain; None if nobody knows.
+        unsent: the link behind it, which could not be encoded, and why.
     """
 
-    def __init__(
-        self,
-        process: subprocess.Popen[bytes],
-        connection: socket.socket,
-        lifeline: int,
-        selector: selectors.BaseSelector,
-    ) -> None:
-        self.process = process
-        self.connection = connection
-        self.unread = self.replied = False
-        self._lifeline = lifeline
-        self._events = selectors.EVENT_READ
-        self.name = str(process.pid)
-        self.ready = False
-        self.frames = wire.Frames()
-        self.known: set[bytes] = set()
-        self.path: list[str] = []
-        self.links: deque[Call] = deque()
-        self.tokens: deque[bytes] = deque()
+    __slots__ = ("args", "call", "cost", "function", "kwargs", "near", "number", "parcels", "size", "unsent", "worker")
+
+    def __init__(self, call: Call, function: Function) -> None:
+        self.call = call
+        self.function = function
+        self.args: Sequence[Any] = ()
+        self.kwargs: Mapping[str, Any] = NO_NAMES
+        self.size = 0
+        self.parcels = self.near = False
+        self.number = 0
+        self.cost: float | None = None
+        self.worker: Worker | None = None
         self.unsent: tuple[Call, TransferError] | None = None
-        self.session: WorkerSession | None = None
-        self.dropping = False
+
+    def estimate(self) -> float | None:
+        """Return what the chain from here on is expected to take, in seconds; None if nobody knows."""
+        call: Call | None = self.call
+        if call.then is None:  # type: ignore[union-attr]  # nearly all are
+            pace = self.function.pace.seconds
+            return None if pace is None else pace + OVERHEAD
+        total = 0.0
+        while call is not None and call.handle is not None:
+            pace = call.handle.function.pace.seconds
+            if pace is None:
+                return None
+            total += pace + OVERHEAD
+            call = call.then
+        return total
+
+    def packed(self, number: int, index: int, files: list[File]) -> tuple[Any, ...]:
+        """Return it as a frame holds it."""
+        call = self.call
+        args, kwargs = self.args, self.kwargs
+        if self.parcels:
+            args = [each.packed(files) if isinstance(each, Parcel) else each for each in args]
+            kwargs = {name: each.packed(files) if isinstance(each, Parcel) else each for name, each in kwargs.items()}
+        flags = (wire.OBSERVED if call.observed else 0) | (wire.HAND_ON if call.hand_on else 0)
+        return number, index, args, kwargs, call.feed, flags
+
+
+class Worker:
+    """A worker, as its pool sees it.
+
+    Attributes:
+        sent: the chains it has not replied to the end of, each by the link whose turn it is; the first is what it runs.
+        value: what the link before that one returned.
+        load: the seconds that all of it is expected to take.
+        number: of the last link that it was sent.
+        session: the run that it works for; ``last``: that it worked for last.
+        recall: the first number that is called back, and when it will be known which of them had not begun.
+        ending: it is to be killed; ``killed_for`` which call; ``code`` how it has ended.
+        stale: it is not to be used again.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)  # noqa: FBT003 - as Python has it
+        self.connection = socket.socket(fileno=above_standard(ours.detach()))
+        self.theirs: int | None = above_standard(theirs.detach())
+        self.file: File | None = anonymous_file()
+        os.ftruncate(self.file.fd, wire.Page.SIZE)
+        self.page = wire.Page(self.file.fd)
+        self.frames = wire.Frames()
+        self.pid = ""
+        self.ready = self.ending = self.closed = self.stale = self.watched = False
+        self.code: int | None = None
+        self.killed_for: Call | None = None
+        self.sent: deque[Item] = deque()
+        self.load = 0.0
+        self.number = 0
         self.value: Any = None
-        self._selector = selector
-        self._waiting: deque[memoryview] = deque()
-        selector.register(connection, selectors.EVENT_READ, self)
+        self.recall: tuple[int, float] | None = None
+        self.skipped_to = 0
+        self.session: WorkerSession | None = None
+        self.last: WorkerSession | None = None
+        self.functions: dict[bytes, int] = {}
+        self.surroundings: Any = None
+        self.carried: Any = None
+        self.waiting: deque[tuple[memoryview, list[File]]] = deque()
 
-    def for_session(self) -> WorkerSession:
-        """Return the run whose chain it has."""
-        if self.session is None:
-            raise AssertionError(f"worker {self.name} has replied without having been asked")
-        return self.session
-
-    def set_up(self) -> None:
-        """Tell it where modules are looked for; it forgets the functions that it has."""
-        self.path = search_path()
-        self.known.clear()
-        self.send(wire.frame(wire.Setup(self.path)))
-
-    def begin(self, *, deliver: bool = True) -> None:
-        """Note that the first of its links begins."""
-        call = self.links[0]
-        call.started = perf_counter()
-        if deliver and call.observed and self.session is not None:
-            self.session.port.deliver(call, BEGAN)
-
-    def clear(self) -> None:
-        """Forget the chain."""
-        self.links.clear()
-        self.tokens.clear()
-        self.unsent = self.session = self.value = None
-        self.dropping = self.replied = False
+    def is_free(self) -> bool:
+        """Whether it can take chains of any run."""
+        return self.ready and self.session is None and not self.ending
 
     @property
-    def untouched(self) -> bool:
-        """Whether it has ended without having read its chain to the end, so that nothing of it can have begun.
+    def ahead(self) -> float:
+        """Seconds of work that wait behind what it runs; infinite where nobody knows."""
+        if not self.sent:
+            return 0.0
+        if self.sent[0].cost is None:
+            return float("inf")
+        return self.load - self.sent[0].cost
 
-        A socket whose other side ends with something unread is reset; one that was read to the end just ends.
-        """
-        return not self.replied and (self.unread or bool(self._waiting))
+    def has_room(self, ahead: float) -> bool:
+        """Whether it can take more chains of its run, so that it does not run out of them."""
+        return not (self.ending or self.stale or self.waiting or self.recall is not None) and self.ahead < ahead
 
-    def send(self, data: bytes) -> None:
-        """Send bytes, now or when the worker takes them."""
-        waits = bool(self._waiting)
-        self._waiting.append(memoryview(data))
-        if not waits:
-            self.flush()
+    def expected_to_end(self) -> float:
+        """Return when what it runs is expected to end (`time.perf_counter()`)."""
+        head = self.sent[0]
+        started = self.page.started if self.page.running == head.number else perf_counter()
+        return started + (head.cost or 0.0)
 
-    def flush(self) -> None:
-        """Send what waits, as far as it goes."""
-        waiting = self._waiting
+    def note(self, item: Item, cost: float | None) -> None:
+        """Note that a chain has been sent."""
+        item.cost = cost
+        self.load += cost or 0.0
+        self.sent.append(item)
+
+    def done(self) -> Item:
+        """Take the link it was running off its list."""
+        item = self.sent.popleft()
+        self.load = self.load - (item.cost or 0.0) if self.sent else 0.0
+        item.worker = None
+        return item
+
+    def go_on(self, item: Item, follower: Item) -> None:
+        """Note that a chain goes on with its next link."""
+        pace = item.function.pace.seconds
+        cost = item.cost
+        follower.cost = None if cost is None or pace is None else max(OVERHEAD, cost - pace - OVERHEAD)
+        self.load += follower.cost or 0.0
+        self.sent.appendleft(follower)
+
+    def call_back(self, first: int) -> None:
+        """Have links from a number on not begin; which of them had begun is known a moment later."""
+        running = self.page.running
+        if running + 1 < self.skipped_to or self.recall is not None:  # it has not passed those of before
+            first = min(first, self.recall[0] if self.recall is not None else running + 1)
+        self.skipped_to = self.number + 1
+        self.page.skip(first, self.skipped_to)
+        self.recall = first, perf_counter() + SEEN
+
+    # The channel
+
+    def send(self, message: Any, files: list[File]) -> bool:
+        """Send a message, now or when the worker takes it; False if some of it waits."""
+        self.waiting.append((memoryview(wire.framed(message, len(files))), files))
+        return self.flush()
+
+    def flush(self) -> bool:
+        """Send what waits, as far as it goes; False if some still does."""
+        waiting = self.waiting
         try:
             while waiting:
-                sent = self.connection.send(waiting[0])
-                if sent < len(waiting[0]):
-                    waiting[0] = waiting[0][sent:]
+                data, files = waiting[0]
+                some = files[: wire.AT_ONCE]
+                if some:
+                    # Descriptors go with a byte of their frame, before the last of which they all have to be there.
+                    part = data[: 1 if len(files) > wire.AT_ONCE else None]
+                    sent = self.connection.sendmsg([part], wire.rights([file.fd for file in some]))
                 else:
+                    sent = self.connection.send(data)
+                waiting[0] = data[sent:], files[len(some) :]
+                if sent == len(data):
                     waiting.popleft()
         except BlockingIOError:
-            pass
+            return False
         except OSError:
-            self.unread = True
-            waiting.clear()  # it is dead: reading says so too
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if waiting else 0)
-        if events != self._events:
-            self._events = events
-            self._selector.modify(self.connection, events, self)
+            waiting.clear()  # it is dead, which is heard elsewhere
+        return True
 
-    def close(self) -> None:
-        """Let go of its channel, once it has ended."""
-        self._selector.unregister(self.connection)
-        self.let_go()
+    def receive(self) -> list[tuple[Any, list[int]]]:
+        """Return the messages that have come; sets ``closed`` at their end.
+
+        Raises:
+            ValueError: something that is no message.
+        """
+        found: list[tuple[Any, list[int]]] = []
+        while not self.closed:
+            try:
+                data, descriptors = wire.receive(self.connection)
+            except BlockingIOError:
+                break
+            except OSError:
+                data, descriptors = b"", []
+            if not data:
+                self.closed = True
+                break
+            found += self.frames.feed(data, descriptors)
+            if len(data) < wire.CHUNK:
+                break
+        return found
+
+    def handed_over(self) -> None:
+        """Close what the worker has by now."""
+        if self.theirs is not None:
+            os.close(self.theirs)
+        self.theirs = self.file = None
 
     def let_go(self) -> None:
-        """Close this program's copies of what connects them; the worker notices when there are no others."""
+        """Close this program's copies of what connects it with the worker."""
+        self.handed_over()
         self.connection.close()
-        os.close(self._lifeline)
 
 
-def started() -> tuple[subprocess.Popen[bytes], socket.socket, int]:
-    """Start a worker; return it with this program's ends of its channel and of its lifeline.
-
-    Raises:
-        OSError: it cannot be started.
-    """
-    ours, theirs = socket.socketpair()
-    end, lifeline = os.pipe()
-    theirs_there = _above_standard(theirs.detach())
-    end = _above_standard(end)
-    try:
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter, our own file
-            [sys.executable, *interpreter_flags(), MAIN, str(theirs_there), str(end)],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs_there, end],
-            start_new_session=True,
-        )
-    except BaseException:
-        ours.close()
-        os.close(lifeline)
-        raise
-    finally:
-        os.close(theirs_there)
-        os.close(end)
-    ours.setblocking(False)  # noqa: FBT003
-    return process, ours, lifeline
+# What replies mean
 
 
-def search_path() -> list[str]:
-    """Return where the program looks for modules; ``""`` is its working directory now."""
-    if "" not in sys.path:
-        return list(sys.path)
-    try:
-        here = str(Path.cwd())
-    except FileNotFoundError:  # it was removed
-        here = os.sep
-    return [path or here for path in sys.path]
+def outcome_of(call: Call, message: Any, files: list[File], worker: Worker) -> Success | Sealed:
+    """Return a reply as an outcome; what takes code of the user's to make is sealed."""
+    _, kind, payload, started, ended, cpu, peak, *rest = message
+    note = (1, worker.pid, True, cpu, peak)
+    if kind in (wire.VALUE, wire.HANDED_ON):
+        value = RELEASED if kind == wire.HANDED_ON else payload
+        if type(payload) is list:
+            value = Held(Parcel.unpacked(payload, files), call.label, worker.pid)
+        return Success(value, started, ended, note)
+    return Sealed(partial(_failure, call, kind, payload, started, ended, note, rest))
 
 
-def _above_standard(descriptor: int) -> int:
-    """Return the descriptor, moved if it is one of the standard three, which are the user's."""
-    if descriptor > 2:  # noqa: PLR2004 - stderr
-        return descriptor
-    import fcntl
-
-    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-    os.close(descriptor)
-    return moved
-
-
-def outcome_of(call: Call, reply: wire.Reply, worker: Worker) -> Success | Failure:
-    """Return a reply as an outcome."""
-    if reply.kind == wire.VALUE:
-        try:
-            value = worker.value = wire.loads(reply.payload)
-        except BaseException as error:
-            failed: ProcessError = TransferError(
-                f"what '{call.label}' returned cannot be unpickled here: {type(error).__name__}: {error}",
-                process_id=call.label,
-            )
-            failed.__cause__ = error
-            return Failure(failed, reply.started, reply.ended, worker=worker.name)
-        return Success(value, reply.started, reply.ended, (1, worker.name, True))
-    if reply.kind == wire.UNSENDABLE:
-        kind, _, reason = reply.text.partition("\n")
-        failed = TransferError(
-            f"what '{call.label}' returned cannot leave its worker process: {kind} cannot be pickled ({reason}); "
+def _failure(  # noqa: PLR0913, PLR0917 - a reply, in its parts
+    call: Call, kind: int, payload: Any, started: float, ended: float, note: Any, rest: list[Any]
+) -> Failure:
+    text = rest[0]
+    if kind == wire.UNSENDABLE:
+        type_name, _, reason = text.partition("\n")
+        error: BaseException = TransferError(
+            f"what '{call.label}' returned cannot leave its worker process: {type_name} cannot be pickled ({reason}); "
             f"return plain data, or use type='thread'",
             process_id=call.label,
-            type_name=kind,
+            type_name=type_name,
         )
-        return Failure(failed, reply.started, reply.ended, worker=worker.name)
-    exception = _exception(call, reply)
-    if reply.kind == wire.UNREADABLE:
-        failed = TransferError(
+        return Failure(error, started, ended, note=note)
+    error = _exception(call, payload, text, rest[1])
+    if kind == wire.UNREADABLE:
+        cause = error
+        error = TransferError(
             f"the function or the arguments of '{call.label}' cannot be unpickled in a worker process: "
-            f"{type(exception).__name__}: {exception}",
+            f"{type(cause).__name__}: {text_of(cause)}",
             process_id=call.label,
         )
-        failed.__cause__ = exception
-        exception = failed
-    return Failure(exception, reply.started, reply.ended, traceback=reply.text, worker=worker.name)
+        error.__cause__ = cause
+    return Failure(error, started, ended, traceback=text, note=note)
 
 
-def _exception(call: Call, reply: wire.Reply) -> Any:
+def _exception(call: Call, payload: Any, text: str, description: tuple[str, str, list[str]]) -> Any:
     """Return the exception itself, or one that tells of it where it did not survive the journey."""
-    try:
-        found: Any = wire.put_together(wire.loads(reply.payload))
-    except BaseException as error:
-        found = (
-            "Exception",
-            f"{reply.text.strip().rpartition(chr(10))[2]} (here: {type(error).__name__}: {error})",
-            [],
-        )
+    found: Any = None
+    if payload is not None:
+        with suppress(BaseException):  # its class may be the user's, and is another here
+            found = pickling.put_together(Parcel.unpacked(payload, ()).open(pickling.Returning))
     if not isinstance(found, BaseException):
-        name, message, notes = found
+        name, message, notes = description
         found = ProcessError(f"{name}: {message}", process_id=call.label, type_name=name)
-        if isinstance(notes, (list, tuple)):
-            found.__dict__["__notes__"] = [str(note) for note in notes]
+        found.__dict__["__notes__"] = list(notes)
     if found.__cause__ is None:
         with suppress(Exception):  # a class of the user's may refuse
-            found.__cause__ = RemoteTracebackError(reply.text)
+            found.__cause__ = RemoteTracebackError(text)
     return found
 
 
-def crashed(call: Call, code: int) -> WorkerCrashedError:
-    """Return the error of a call whose worker has died."""
+def crashed(call: Call, code: int, elapsed: float, *, starved: bool) -> WorkerCrashedError:
+    """Return the error of a call whose worker has died.
+
+    Args:
+        call: the call.
+        code: how the worker ended.
+        elapsed: seconds since the call began.
+        starved: the system has ended programs for want of memory meanwhile.
+    """
     exit_code, signal_name = describe_exit(code)
-    elapsed = perf_counter() - call.started
     hint = {
-        "SIGKILL": "somebody killed it, often the system for want of memory",
+        "SIGKILL": "the system has ended programs for want of memory meanwhile, so this was probably one of them"
+        if starved
+        else "somebody killed it",
         "SIGSEGV": "C code touched memory that is not its own",
         "SIGABRT": "C code gave up",
     }.get(signal_name or "", "os._exit, or C code, ended it")
     return WorkerCrashedError(
-        f"the worker that ran '{call.label}' died after {elapsed:.3g} s: {how(code)} ({hint}); "
-        f"only this call is lost, and it may be tried again",
+        f"the worker that ran '{call.label}' died after {elapsed:.3g} s: {how(code)} ({hint}); only this call is lost; "
+        f"crash_retries=1 would try it again",
         process_id=call.label,
+        attempt=call.attempt,
         exit_code=exit_code,
         signal=signal_name,
         elapsed=elapsed,
@@ -267,3 +370,8 @@ def how(code: int) -> str:
     """Return how a process ended, in words."""
     exit_code, signal_name = describe_exit(code)
     return signal_name or f"exit code {exit_code}"
+
+
+def is_large(parcel: Parcel) -> bool:
+    """Whether a parcel is worth keeping, to be sent again."""
+    return parcel.size >= LARGE

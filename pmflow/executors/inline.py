@@ -47,7 +47,7 @@ class Tasks:
 class TaskSession:
     """One run's tasks."""
 
-    queues = False
+    queues = behind = False
 
     def __init__(self, loop: Spawner, port: Port, window: int) -> None:
         self.window = window
@@ -73,6 +73,14 @@ class TaskSession:
             self._loop.cancel(task.native if isinstance(task, _Task) else task)
         else:  # asyncio would end a task that has not begun without a word to it
             self._port.deliver(call, Stopped(perf_counter(), ended=True))
+
+    @staticmethod
+    def began(call: Call) -> float:
+        """Return when a call began."""
+        return call.started
+
+    def remember(self, value: Any, handle: Any) -> None:
+        """Note nothing: it delivers no handles."""
 
     def close(self) -> None:
         """Nothing is left: every task has ended."""
@@ -161,6 +169,7 @@ class InlineSession:
 
     window = A_PASS
     queues = True
+    behind = False
 
     def __init__(self, loop: Spawner, port: Port) -> None:
         self._loop = loop
@@ -190,6 +199,14 @@ class InlineSession:
                 del self._queue[place]
                 self._port.deliver(call, Stopped(perf_counter(), ended=True))
                 return
+
+    @staticmethod
+    def began(call: Call) -> float:
+        """Return when a call began."""
+        return call.started
+
+    def remember(self, value: Any, handle: Any) -> None:
+        """Note nothing: it delivers no handles."""
 
     def close(self) -> None:
         """Nothing is left."""

@@ -60,6 +60,42 @@ def _limit_v1(folder: Path) -> float | None:
     return None if quota <= 0 else quota / period
 
 
+NUMERIC = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+"""Variables in which numeric libraries look for how many threads they may start."""
+
+
+def numeric_threads(workers: int) -> dict[str, str]:
+    """Return the environment in which the numeric libraries of so many workers share the cores, and not fight for them.
+
+    A program that has set ``OMP_NUM_THREADS`` has the last word: the libraries look there in the second place.
+    """
+    return {} if NUMERIC[0] in os.environ else dict.fromkeys(NUMERIC, str(max(1, cores() // workers)))
+
+
+def most_descriptors() -> int:
+    """Return how many descriptors this program may have open."""
+    import resource
+
+    soft: int = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def starved() -> int:
+    """Return how many programs the system has ended for want of memory so far (Linux; elsewhere 0)."""
+    try:
+        counters = Path("/proc/vmstat").read_text(encoding="ascii").split()
+        return int(counters[counters.index("oom_kill") + 1])
+    except (OSError, ValueError):
+        return 0
+
+
 def in_worker() -> bool:
     """Whether this program is a worker of another."""
     return hasattr(sys, "_pmflow_worker")

@@ -143,6 +143,7 @@ class ThreadSession:
     """One run's use of the pool."""
 
     queues = True
+    behind = False
     window = 2_000
 
     def __init__(self, pool: ThreadPool, port: Port, slots: int) -> None:
@@ -205,6 +206,14 @@ class ThreadSession:
             drained.append(last)
             self._pool.dequeue(self, last)
         return drained
+
+    @staticmethod
+    def began(call: Call) -> float:
+        """Return when a call began."""
+        return call.started
+
+    def remember(self, value: Any, handle: Any) -> None:
+        """Note nothing: it delivers no handles."""
 
     def close(self) -> None:
         """Nothing is left: every call has had its outcome."""

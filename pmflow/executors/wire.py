@@ -1,303 +1,177 @@
-"""What the program and its workers say to one another, and how things travel.
+"""What the program, its workers and its warden say to one another: frames of plain values, and descriptors beside them.
 
-The program imports this file as part of the package, a worker loads it by its path; both know it as `ALIAS`, so that
-what is pickled by reference to it is found on both sides. It imports the standard library only; cloudpickle where
-something cannot go by reference.
+The program imports this file as part of the package, the others load it by its path: standard library only.
 
-A *frame* is a mark, eight bytes of length and a pickle. Down go setups and chains, up comes one reply per link as soon
-as it exists. Arguments and values are pickled on their own within a frame, so that what cannot be pickled or unpickled
-is the failure of one link, and never of the conversation.
+A *frame* is a mark, a number of descriptors, a length, and that many bytes of `marshal`: the two sides are one
+interpreter, and no code of the user's runs when a frame is read. Values of the user's are within it as they are, if
+they are plain, or as a `Parcel` that is not opened; the descriptors of its files go with the frame.
 
-A function goes by reference if its module can be imported by its name and is not ``__main__``: module, qualified name
-and a digest of its code. A worker that cannot import it, or finds other code (a reloaded module), asks for it by value.
+Down go setups and chains, up comes one reply per link as soon as it exists: the kernel's buffer is the batch, and it
+outlives the worker. Links are numbered from 1 in the order in which they are sent to a worker.
+
+Each worker has a *status page*, shared with the program: the number of the link that it runs, written before the link
+is opened, and when that was. So the program knows what a death has cost, and what has not begun.
 """
 
 from __future__ import annotations
 
-import pickle
+import array
+import marshal
+import mmap
+import os
+import socket
 import struct
-import sys
-import threading
-import types
-import zlib
-from collections.abc import Iterator
-from functools import partial
-from typing import Any, NamedTuple
-
-ALIAS = "_pmflow_wire"
+from collections import deque
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+from typing import Any
 
 MARK = b"pmfl"
-HEADER = struct.Struct("<4sQ")
+HEADER = struct.Struct("<4sIQ")
+CHUNK = 1 << 16
+AT_ONCE = 200
+"""Descriptors that go with one message of the kernel's, which takes 253."""
 
-# Kinds of replies
-READY, VALUE, ERROR, UNSENDABLE, UNREADABLE, UNKNOWN = range(6)
+PLAIN_MARSHAL = 2
+"""A version of `marshal` that does not look for things that occur twice."""
 
+# What goes down
+SETUP, CHAINS = "setup", "chains"
 
-class Setup(NamedTuple):
-    """Where modules are looked for: before the first call, and when that has changed. Functions are forgotten."""
+# What comes up
+READY, BEGAN, LOGGED, SKIPPED, VALUE, HANDED_ON, ERROR, UNSENDABLE, UNREADABLE, UNKNOWN = range(10)
+"""Those from `VALUE` on are the end of a link; after those up to `HANDED_ON` its chain goes on."""
 
-    path: list[str]
-
-
-class Link(NamedTuple):
-    """One link of a chain: its function (sent once: by token afterwards), its arguments, who feeds it."""
-
-    token: bytes
-    function: bytes | None
-    arguments: bytes
-    feed: str | int | None
+# What may be asked of a link
+OBSERVED, HAND_ON = 1, 2
 
 
-class Reply(NamedTuple):
-    """What became of a link; times are those of `time.perf_counter()`, which all processes of a machine share."""
-
-    kind: int
-    payload: bytes = b""
-    started: float = 0.0
-    ended: float = 0.0
-    text: str = ""
+class TruncatedError(OSError):
+    """Descriptors were lost on the way: the receiver had no room for them."""
 
 
-def frame(message: Any) -> bytes:
-    """Return a message as it is sent."""
-    body = pickle.dumps(tuple(message) if isinstance(message, (Setup, Reply)) else [tuple(link) for link in message], 5)
-    return HEADER.pack(MARK, len(body)) + body
+def framed(message: Any, count: int = 0) -> bytes:
+    """Return a message as it is sent, with the number of descriptors that go with it."""
+    body = marshal.dumps(message, PLAIN_MARSHAL)
+    return HEADER.pack(MARK, count, len(body)) + body
+
+
+def rights(descriptors: Sequence[int]) -> list[tuple[int, int, Any]]:
+    """Return descriptors in the form that `socket.sendmsg` takes."""
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+
+
+def receive(connection: socket.socket, size: int = CHUNK) -> tuple[bytes, list[int]]:
+    """Return bytes, and the descriptors that came with them, closed on exec.
+
+    `socket.recv_fds` ignores the flag that closes them on exec (Python 3.10 to 3.13).
+
+    Raises:
+        TruncatedError: there was no room for all descriptors.
+    """
+    flag = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+    data, ancillary, flags, _ = connection.recvmsg(size, ROOM, flag)
+    if not ancillary and not flags & socket.MSG_CTRUNC:
+        return data, []
+    found = array.array("i")
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found.frombytes(content[: len(content) - len(content) % found.itemsize])
+    if flags & socket.MSG_CTRUNC:
+        for descriptor in found:
+            os.close(descriptor)
+        raise TruncatedError("descriptors were lost on the way: too many are open here")
+    if not flag:
+        for descriptor in found:
+            os.set_inheritable(descriptor, False)  # noqa: FBT003 - as Python has it
+    return data, list(found)
+
+
+ROOM = socket.CMSG_SPACE(AT_ONCE * array.array("i").itemsize)
 
 
 class Frames:
-    """Cuts a stream of bytes into messages."""
+    """Cuts a stream of bytes into messages; descriptors go with the frame that they came with."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._size = 0
         self._wanted = HEADER.size
-        self._in_body = False
+        self._descriptors: deque[int] = deque()
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take bytes; yield the body of each frame that is complete."""
+    def feed(self, data: bytes, descriptors: Sequence[int] = ()) -> Iterator[tuple[Any, list[int]]]:
+        """Take bytes and descriptors; yield each message that is complete, with its descriptors.
+
+        Raises:
+            ValueError: this is no frame.
+        """
+        self._descriptors.extend(descriptors)
         self._parts.append(data)
         self._size += len(data)
-        while self._size >= self._wanted:
-            stream = b"".join(self._parts) if len(self._parts) > 1 else self._parts[0]
-            head, rest = stream[: self._wanted], stream[self._wanted :]
-            self._parts, self._size = [rest], len(rest)
-            if self._in_body:
-                self._wanted = HEADER.size
-                yield head
-            else:
-                mark, self._wanted = HEADER.unpack(head)
-                if mark != MARK:
-                    raise ValueError(f"a frame begins with {MARK!r}, and this is {head!r}")
-            self._in_body = not self._in_body
+        if self._size < self._wanted:
+            return
+        stream = b"".join(self._parts) if len(self._parts) > 1 else data
+        at, end = 0, len(stream)
+        self._wanted = HEADER.size
+        while end - at >= HEADER.size:
+            mark, count, length = HEADER.unpack_from(stream, at)
+            if mark != MARK:
+                raise ValueError(f"a frame begins with {MARK!r}, and this is {stream[at : at + 16]!r}")
+            stop = at + HEADER.size + length
+            if stop > end:
+                self._wanted = stop - at
+                break
+            body = stream[at + HEADER.size : stop]
+            at = stop
+            message = marshal.loads(body)  # noqa: S302 - of this program, or its own workers
+            yield message, [self._descriptors.popleft() for _ in range(count)] if count else []
+        self._parts = [stream[at:]] if at < end else []
+        self._size = end - at
 
 
-# Pickling
+class Page:
+    """A worker's status page: what it runs, and what it is not to begin.
 
-_by_value = threading.Lock()
-
-
-def dumps(thing: Any, *, value_of: types.ModuleType | None = None) -> bytes:
-    """Pickle something for another process: by reference where that will be found, else by value.
-
-    Args:
-        thing: anything.
-        value_of: a module whose functions and classes go by value.
+    ``skip`` is a pair of numbers: links from the first on and before the second are not to begin. The worker writes
+    what it begins before it reads that; the program writes that, waits until what the worker had written can be seen,
+    and reads what it has begun. So of each link one of the two knows that it is not for the other.
     """
-    from io import BytesIO
 
-    import cloudpickle
+    SIZE = mmap.PAGESIZE
 
-    buffer = BytesIO()
-    if value_of is None:
-        _pickler()(buffer, 5).dump(thing)
-        return buffer.getvalue()
-    with _by_value:  # cloudpickle's registry is the program's
-        cloudpickle.register_pickle_by_value(value_of)
-        try:
-            cloudpickle.Pickler(buffer, 5).dump(thing)
-        finally:
-            cloudpickle.unregister_pickle_by_value(value_of)
-    return buffer.getvalue()
+    def __init__(self, fd: int) -> None:
+        self._map = mmap.mmap(fd, self.SIZE)
+        self._numbers = memoryview(self._map).cast("q")
+        self._times = memoryview(self._map).cast("d")
 
+    def begin(self, number: int) -> bool:
+        """Say that a link begins; False if it is not to."""
+        numbers = self._numbers
+        self._times[1] = perf_counter()
+        numbers[0] = number
+        return not numbers[2] <= number < numbers[3]
 
-def dumps_quickly(thing: Any) -> bytes:
-    """Pickle data for another process; by cloudpickle only what has something of ``__main__`` in it, or cannot else."""
-    try:
-        data = pickle.dumps(thing, 5)
-    except Exception:
-        return dumps(thing)
-    return dumps(thing) if b"__main__" in data else data
+    @property
+    def running(self) -> int:
+        """The number of the link that has begun last; 0 before the first."""
+        return self._numbers[0]
 
+    @property
+    def started(self) -> float:
+        """When that was (`time.perf_counter()`, which all processes of a machine share)."""
+        return self._times[1]
 
-def loads(payload: bytes) -> Any:
-    """Unpickle what comes back from a worker; a class that came from here, and comes back by value, is the one it was.
+    def skip(self, first: int, end: int) -> None:
+        """Have links not begin."""
+        self._numbers[2] = 1 << 62
+        self._numbers[3] = end
+        self._numbers[2] = first
 
-    cloudpickle finds such a class by the number it gave it, but then sets each of its attributes again, to what came
-    back: its methods would be replaced by copies that see other globals.
-    """
-    if b"_make_skeleton_" not in payload:
-        return pickle.loads(payload)
-    from io import BytesIO
+    @property
+    def has_children(self) -> bool:
+        """Whether the worker had children when it last looked: after the last link that it was sent."""
+        return bool(self._numbers[4])
 
-    return _Returning(BytesIO(payload)).load()
-
-
-class _Returning(pickle.Unpickler):
-    """Leaves the classes that are known here as they are."""
-
-    def __init__(self, file: Any) -> None:
-        super().__init__(file)
-        self._known: list[type] = []
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return what a pickle names."""
-        found = super().find_class(module, name)
-        if module != "cloudpickle.cloudpickle":
-            return found
-        if name in ("_make_skeleton_class", "_make_skeleton_enum"):
-            return partial(self._class, found)
-        if name == "_class_setstate":
-            return partial(self._set_state, found)
-        return found
-
-    def _set_state(self, set_state: Any, kind: type, state: Any) -> Any:
-        return kind if any(kind is known for known in self._known) else set_state(kind, state)
-
-    def _class(self, make: Any, *args: Any) -> type:
-        from cloudpickle import cloudpickle
-
-        known: type | None = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(args[-2])  # noqa: SLF001 - it has no other door
-        if known is None:
-            return make(*args)  # type: ignore[no-any-return]
-        self._known.append(known)
-        return known
-
-
-def _pickler() -> Any:
-    """Return the pickler that sends functions by reference with a digest; made when cloudpickle is first needed."""
-    global _Pickler  # noqa: PLW0603 - a class that cannot be written before its base is imported
-    if _Pickler is None:
-        import cloudpickle
-
-        class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-            def reducer_override(self, thing: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - its name
-                if isinstance(thing, types.FunctionType):
-                    where = reference(thing)
-                    if where is not None:
-                        return load_function, where
-                return super().reducer_override(thing)
-
-        _Pickler = Pickler
-    return _Pickler
-
-
-_Pickler: Any = None
-
-
-_AS_THEY_ARE = ("__main__", ALIAS, "cloudpickle.cloudpickle")
-"""Modules whose functions cloudpickle sends: by value those of the first, by its own reference those of the others."""
-
-
-def reference(function: types.FunctionType) -> tuple[str, str, int] | None:
-    """Return module, qualified name and digest of a function that another process can import; else None."""
-    name = function.__module__
-    module = sys.modules.get(name)
-    if name in _AS_THEY_ARE or module is None or not _importable(module):
-        return None
-    found = _attribute(module, function.__qualname__)
-    if found is not function and _unwrapped(found) is not function:
-        return None
-    return name, function.__qualname__, digest_of(function)
-
-
-def _importable(module: types.ModuleType) -> bool:
-    if getattr(module, "__file__", None) is not None:
-        return True
-    return getattr(getattr(module, "__spec__", None), "origin", None) in ("built-in", "frozen")
-
-
-def _attribute(module: Any, qualname: str) -> Any:
-    for name in qualname.split("."):
-        module = getattr(module, name, None)
-    return module
-
-
-def _unwrapped(found: Any) -> Any:
-    while hasattr(found, "__wrapped__"):
-        found = found.__wrapped__
-    return found
-
-
-class NotHereError(Exception):
-    """A function cannot be imported here, or has other code here."""
-
-
-def load_function(module: str, qualname: str, expected: int) -> Any:
-    """Return a function by reference; what unpickling one calls.
-
-    Raises:
-        NotHereError: it is not here, or not the same.
-    """
-    import importlib
-
-    try:
-        found = _attribute(importlib.import_module(module), qualname)
-    except Exception as error:
-        raise NotHereError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
-    for candidate in (found, _unwrapped(found)):
-        if isinstance(candidate, types.FunctionType) and digest_of(candidate) == expected:
-            return candidate
-    raise NotHereError(f"{module}.{qualname} is not what it is in the program")
-
-
-class Parts(NamedTuple):
-    """An exception in parts, for one whose class cannot be called with its ``args`` (what unpickling does)."""
-
-    kind: type[BaseException]
-    args: tuple[Any, ...]
-    state: dict[str, Any]
-
-
-def put_together(thing: Any) -> Any:
-    """Return an exception that came in parts; anything else as it is."""
-    if not isinstance(thing, Parts):
-        return thing
-    exception = thing.kind.__new__(thing.kind, *thing.args)
-    exception.args = thing.args
-    exception.__dict__.update(thing.state)
-    str(exception)
-    return exception
-
-
-def digest_of(function: types.FunctionType) -> int:
-    """Return a number that changes with the code of a function, and with those of its defaults that are plain."""
-    defaults = (function.__defaults__, sorted((function.__kwdefaults__ or {}).items()))
-    plain = repr(defaults) if all(type(value) in _PLAIN for value in _flat(defaults)) else ""
-    return zlib.crc32(plain.encode("utf-8", "replace"), digest(function.__code__))
-
-
-_PLAIN = {bool, int, float, complex, str, bytes, type(None)}
-
-
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _flat(each)
-    else:
-        yield value
-
-
-def digest(code: types.CodeType) -> int:
-    """Return a number that changes with what a function does (not with where it is written)."""
-    value = zlib.crc32(code.co_code)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            value = zlib.crc32(digest(constant).to_bytes(4, "little"), value)
-        elif not isinstance(constant, frozenset):  # whose order differs between processes
-            value = zlib.crc32(repr(constant).encode("utf-8", "replace"), value)
-    return zlib.crc32(repr((code.co_names, code.co_varnames)).encode(), value)
-
-
-for _thing in (load_function, NotHereError, Parts):
-    _thing.__module__ = ALIAS
-sys.modules.setdefault(ALIAS, sys.modules[__name__])
+    @has_children.setter
+    def has_children(self, value: bool) -> None:
+        self._numbers[4] = value

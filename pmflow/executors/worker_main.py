@@ -1,8 +1,8 @@
-"""The worker's own program, started by its path: ``python worker_main.py DESCRIPTOR LIFELINE``.
+"""The worker's own program: forked by the warden, or started by its path where there is none.
 
-It imports nothing of pmflow and nothing of the user's until a call needs it, and never the program's ``__main__``. It
-reads a chain, runs it link by link, and writes a reply per link as soon as there is one. The lifeline is a pipe that
-nobody writes to: it ends with the program, and the worker with it.
+It imports nothing of pmflow's package and nothing of the user's until a call needs it, and never the program's
+``__main__``. It reads chains, runs them link by link, and writes a reply per link as soon as there is one. What a call
+changed of the process as such (see `Surroundings`) is put back before the next.
 """
 
 from __future__ import annotations
@@ -12,132 +12,293 @@ import sys
 if sys.path[:1] == [__file__.rpartition("/")[0]]:
     del sys.path[0]  # this folder: its platform.py is not the one that others want to import
 
+import _signal  # type: ignore[import-not-found]  # its functions make no enumerations, which cost more than they
 import _thread
 import importlib.util
 import os
-import pickle
+import resource
 import signal
 import socket
 import types
+from contextvars import Context
 from time import perf_counter
 from typing import Any
 
 TRACEBACK_LIMIT = 50_000
-CHUNK = 65_536
-PID = os.getpid()
+MARKER = "PMFLOW_WORKER"
+"""Names the worker in the environment of what it starts."""
 
 
-def _load(alias: str, file: str) -> Any:
+def load(file: str) -> Any:
     """Import a file beside this one, without its package."""
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), file)
-    spec = importlib.util.spec_from_file_location(alias, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(path)
-    module = sys.modules[alias] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    name = f"_pmflow_{file}"
+    if name not in sys.modules:
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{file}.py")
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise ImportError(path)
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name]
 
 
-wire = _load("_pmflow_wire", "wire.py")
-values = _load("_pmflow_values", "values.py")
+parcels = load("parcels")
+pickling = load("pickling")
+values = load("values")
+wire = load("wire")
+
+FINAL, PLAIN, SHORT = values.FINAL, parcels.PLAIN, parcels.SHORT
+_WELL = (wire.VALUE, wire.HANDED_ON)
+
+QUICK = 5e-5
+"""Seconds below which the system is not asked what a call has cost."""
 
 
-def main(descriptor: int, lifeline: int) -> None:
-    """Serve the program until it is gone."""
-    os.set_inheritable(descriptor, False)  # noqa: FBT003 - as Python has it
-    os.set_inheritable(lifeline, False)  # noqa: FBT003
-    connection = socket.socket(fileno=descriptor)
-    _end_with_the_program(lifeline)
-    # A child that a function forks is no worker: it must not speak for one, nor keep its channel open.
-    os.register_at_fork(after_in_child=connection.close)
-    os.register_at_fork(after_in_child=lambda: os.close(lifeline))
-    # What cloudpickle defines as part of `__main__` is the program's; nothing of this file may be mistaken for it.
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    sys._pmflow_worker = True  # type: ignore[attr-defined]  # noqa: SLF001 - `platform.in_worker` looks for it
-    frames = wire.Frames()
-    functions: dict[bytes, Any] = {}
-    while data := connection.recv(CHUNK):
-        _serve(frames, data, functions, connection)
+class Server:
+    """Serves one program over one channel."""
 
-
-def _serve(frames: Any, data: bytes, functions: dict[bytes, Any], connection: socket.socket) -> None:
-    """Do what has been asked for; a function of its own, so that nothing of it is held while there is nothing to do."""
-    for body in frames.feed(data):
-        message = pickle.loads(body)
-        if isinstance(message, tuple):
-            sys.path[:] = wire.Setup(*message).path
-            functions.clear()
-            connection.sendall(wire.frame(wire.Reply(wire.READY)))
-        else:
-            _run_chain([wire.Link(*link) for link in message], functions, connection)
-
-
-def _end_with_the_program(lifeline: int) -> None:
-    """Have this process group killed when the program is gone.
-
-    On Linux by the kernel itself: the end of the pipe is an event of its descriptor, whose owner is the group and whose
-    signal is SIGKILL. That works while C code holds the GIL, where a thread of ours would wait for its turn.
-    """
-    try:
-        import fcntl
-
-        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -PID)
-        fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_RDONLY | os.O_ASYNC)
-    except (AttributeError, OSError):
-        _thread.start_new_thread(_wait_for_the_end, (lifeline,))
-
-
-def _wait_for_the_end(lifeline: int) -> None:
-    os.read(lifeline, 1)
-    os.killpg(PID, signal.SIGKILL)
-
-
-def _run_chain(links: list[Any], functions: dict[bytes, Any], connection: socket.socket) -> None:
-    _remember(links, functions)
-    value: Any = None
-    for link in links:
-        reply, value = _run_link(link, value, functions)
-        if os.getpid() != PID:
-            os._exit(0)  # the function has forked, and returned in both
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (AttributeError, OSError, ValueError):
-                continue  # closed, or replaced by something that cannot
-        connection.sendall(wire.frame(reply))
-        if reply.kind != wire.VALUE:
-            return
-
-
-def _run_link(link: Any, value: Any, functions: dict[bytes, Any]) -> tuple[Any, Any]:
-    started = perf_counter()
-    try:
+    def __init__(self, connection: socket.socket, page: Any, name: str) -> None:
+        self._connection = connection
+        self._page = page
+        self._surroundings = Surroundings(name)
+        self._functions: dict[int, Any] = {}
+        self._context = Context()
+        self._lock = _thread.allocate_lock()
+        self._log = Log(self)
+        self._number = 0
+        self._cpu = self._since = 0.0
+        self._memory = 0
+        self._pid = os.getpid()
         try:
-            function = _function(link, functions)
-        except wire.NotHereError as error:
-            return wire.Reply(wire.UNKNOWN, text=str(error)), None
-        args, kwargs = pickle.loads(link.arguments)
-    except wire.NotHereError as error:
-        return wire.Reply(wire.UNKNOWN, text=str(error)), None
-    except BaseException as error:
-        return _error(wire.UNREADABLE, error, started, perf_counter()), None
-    started = perf_counter()
+            self._peak = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:  # not Linux: the peak is that of all calls so far
+            self._peak = -1
+        os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        """Say nothing any more: a child that a function forks is no worker, and must not keep its channel open."""
+        self._pid = 0
+        self._connection.close()
+
+    def serve(self) -> None:
+        """Serve until the program has gone."""
+        frames = wire.Frames()
+        self._send((0, wire.READY, self._pid))
+        while self._receive(frames):
+            continue
+
+    def _receive(self, frames: Any) -> bool:
+        """Do what has been asked for; a function of its own, so that nothing of it is held while there is nothing."""
+        data, descriptors = wire.receive(self._connection)
+        for message, numbers in frames.feed(data, descriptors):
+            files = [parcels.File(number) for number in numbers]
+            if message[0] == wire.SETUP:
+                self._set_up(*message[1:])
+            else:
+                _, functions, context, chains = message
+                self._run(functions, context, chains, files)
+        return bool(data)
+
+    def _set_up(self, path: list[str], folder: str, environment: dict[bytes, bytes], levels: dict[str, int]) -> None:
+        sys.path[:] = path
+        self._functions.clear()
+        self._surroundings.become(folder, environment)
+        self._log.set_levels(levels)
+
+    def _run(self, functions: dict[int, Any], context: Any, chains: list[Any], files: list[Any]) -> None:
+        for index, packed in functions.items():
+            self._functions[index] = parcels.Parcel.unpacked(packed, files)
+        if context is not None:
+            self._context = carried(parcels.Parcel.unpacked(context, files))
+        self._measure(perf_counter())
+        last = chains[-1]
+        for chain in chains:
+            if type(chain) is list:
+                self._run_chain(chain, files, last=chain is last)
+            else:
+                self._run_link(chain, None, files, last=chain is last)
+
+    def _run_chain(self, links: list[Any], files: list[Any], *, last: bool) -> None:
+        value: Any = None
+        end = links[-1]
+        for link in links:
+            well, value = self._run_link(link, value, files, last=last and link is end)
+            if not well:
+                self._page.has_children = has_children()
+                return
+
+    def _run_link(  # noqa: C901, PLR0912, PLR0915 - the path of every call: calls cost
+        self, link: Any, value: Any, files: list[Any], *, last: bool
+    ) -> tuple[bool, Any]:
+        """Run a link and reply; return whether the chain goes on, and the value."""
+        number, index, args, kwargs, feed, flags = link
+        self._number = number
+        if not self._page.begin(number):
+            self._send((number, wire.SKIPPED))
+            return False, None
+        if flags & wire.OBSERVED:
+            self._send((number, wire.BEGAN, self._page.started))
+        sent: list[Any] = []
+        called = False
+        started = perf_counter()
+        try:
+            function = self._functions[index]
+            if type(function) is parcels.Parcel:
+                function = self._function(index)
+            if args:
+                args = [self._opened(each, files) if type(each) is list else each for each in args]
+            if kwargs:
+                kwargs = {
+                    name: self._opened(each, files) if type(each) is list else each for name, each in kwargs.items()
+                }
+            if feed is not None:
+                args, kwargs = _fed(args, kwargs, feed, value)
+            called = True
+            started = perf_counter()
+            value = self._context.copy().run(function, *args, **kwargs)
+            if type(value) not in FINAL:
+                value = self._context.copy().run(values.finished, value)
+            ended = perf_counter()
+            usage = self._usage(started, ended)
+            if type(value) in PLAIN and (type(value) not in (str, bytes) or len(value) <= SHORT):
+                reply = (number, wire.VALUE, value, started, ended, *usage)
+            elif flags & wire.HAND_ON:
+                reply = (number, wire.HANDED_ON, None, started, ended, *usage)
+            else:
+                reply = self._with_value(number, value, sent, started, ended, usage)
+        except BaseException as error:
+            reply = self._failed(number, error, value, sent, started if called else None)
+        if self._pid == 0:
+            os._exit(0)  # the function has forked, and returned in both
+        self._surroundings.restore()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except (AttributeError, OSError, ValueError):
+            pass  # closed, or replaced by something that cannot
+        if last:
+            self._page.has_children = has_children()
+        self._send(reply, sent)
+        return reply[1] in _WELL, value
+
+    def _with_value(
+        self, number: int, value: Any, sent: list[Any], started: float, ended: float, usage: tuple[float, int]
+    ) -> tuple[Any, ...]:
+        """Return the reply with a value that has to be pickled."""
+        try:
+            return (number, wire.VALUE, self._packed(value, sent), started, ended, *usage)
+        except BaseException as error:
+            text = f"{_kind(value)}\n{type(error).__name__}: {error}"
+            return (number, wire.UNSENDABLE, None, started, ended, *usage, text)
+
+    def _failed(
+        self, number: int, error: BaseException, value: Any, sent: list[Any], started: float | None
+    ) -> tuple[Any, ...]:
+        """Return the reply of a link that has raised, in its function or, without ``started``, before."""
+        if started is not None:
+            return self._error(number, wire.ERROR, error, started, perf_counter())
+        if isinstance(error, pickling.NotHereError):
+            return (number, wire.UNKNOWN, self._packed(value, sent), 0.0, 0.0, 0.0, 0, str(error))
+        now = perf_counter()
+        return self._error(number, wire.UNREADABLE, error, now, now)
+
+    @staticmethod
+    def _opened(packed: list[Any], files: list[Any]) -> Any:
+        return parcels.Parcel.unpacked(packed, files).open()
+
+    @staticmethod
+    def _packed(value: Any, files: list[Any]) -> Any:
+        return parcels.pack_data(value, pickling.pickler).packed(files)
+
+    def _function(self, index: int) -> Any:
+        known = self._functions[index]
+        if type(known) is parcels.Parcel:
+            try:
+                known = self._functions[index] = known.open()
+            except (ImportError, AttributeError) as error:
+                raise pickling.NotHereError(f"{type(error).__name__}: {error}") from error
+        return known
+
+    def _usage(self, started: float, ended: float) -> tuple[float, int]:
+        """Return the seconds that a call has taken of the cores, and the most memory, in bytes.
+
+        To ask the system costs as much as a quick call: one that waits for nobody has taken as long as it took. What
+        the worker itself has done since the system was asked last is left out: it waits for nobody either.
+        """
+        if ended - started < QUICK:
+            return ended - started, self._memory
+        cpu, since = self._cpu, self._since
+        self._measure(ended)
+        return max(0.0, self._cpu - cpu - (started - since)), self._memory
+
+    def _measure(self, now: float) -> None:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        self._cpu, self._since = used.ru_utime + used.ru_stime, now
+        self._memory = used.ru_maxrss * _MAXRSS_UNIT
+        if self._peak >= 0:
+            os.pwrite(self._peak, b"5", 0)  # the kernel's mark of the most memory begins anew
+
+    def _error(self, number: int, kind: int, error: BaseException, started: float, ended: float) -> tuple[Any, ...]:
+        """Return an exception as a reply: itself if it survives the journey, and its traceback as text."""
+        import traceback
+
+        cpu, peak = self._usage(started, ended)
+        frame = error.__traceback__
+        while frame is not None and frame.tb_frame.f_code.co_filename in _OURS:
+            frame = frame.tb_next
+        error = error.with_traceback(frame)
+        text = "".join(traceback.format_exception(type(error), error, frame))
+        if len(text) > TRACEBACK_LIMIT:
+            half = TRACEBACK_LIMIT // 2
+            text = f"{text[:half]}\n... {len(text) - TRACEBACK_LIMIT} characters left out ...\n{text[-half:]}"
+        notes = [str(note) for note in getattr(error, "__notes__", None) or ()]
+        payload = _travelled(error, lambda: error) or _travelled(
+            error, lambda: pickling.Parts(type(error), error.args, error.__dict__)
+        )
+        description = (type(error).__name__, _text(error), notes)
+        return (number, kind, payload, started, ended, cpu, peak, text, description)
+
+    def _send(self, message: tuple[Any, ...], files: list[Any] = []) -> None:  # noqa: B006 - never changed
+        data = wire.framed(message, len(files))
+        with self._lock:
+            if files:
+                sent = self._connection.sendmsg([data], wire.rights([file.fd for file in files]))
+                data = data[sent:]
+            self._connection.sendall(data)
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Send a log record; from any thread."""
+        if self._pid:
+            self._send((self._number, wire.LOGGED, record))
+
+
+def _fed(args: Any, kwargs: Any, feed: str | int, value: Any) -> tuple[Any, Any]:
+    """Return arguments with the value of the link before in its place."""
+    if isinstance(feed, str):
+        return args, {**kwargs, feed: value}
+    return (*args[:feed], value, *args[feed:]), kwargs
+
+
+_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+_OURS = (__file__, values.__file__, parcels.__file__)
+
+
+def has_children() -> bool:
+    """Whether this process has children, without taking the end of any away from who waits for it."""
     try:
-        if isinstance(link.feed, str):
-            kwargs = {**kwargs, link.feed: value}
-        elif link.feed is not None:
-            args = (*args[: link.feed], value, *args[link.feed :])
-        value = values.finished(function(*args, **kwargs))
-    except BaseException as error:
-        return _error(wire.ERROR, error, started, perf_counter()), None
-    ended = perf_counter()
-    try:
-        payload = wire.dumps_quickly(value)
-    except BaseException as error:
-        text = f"{_kind(value)}\n{type(error).__name__}: {error}"
-        return wire.Reply(wire.UNSENDABLE, b"", started, ended, text), None
-    return wire.Reply(wire.VALUE, payload, started, ended), value
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def carried(parcel: Any) -> Context:
+    """Return a context in which variables have the values that they have in the program."""
+    context = Context()
+    for module, name, value in parcel.open():
+        variable = getattr(importlib.import_module(module), name)
+        context.run(variable.set, value)
+    return context
 
 
 def _kind(value: Any) -> str:
@@ -145,63 +306,191 @@ def _kind(value: Any) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _remember(links: list[Any], functions: dict[bytes, Any]) -> None:
-    """Keep the pickles of functions; a chain may end before it comes to them, and they are not sent again."""
-    for link in links:
-        if link.function is not None:
-            functions[link.token] = link.function
-
-
-def _function(link: Any, functions: dict[bytes, Any]) -> Any:
-    known = functions[link.token]
-    if isinstance(known, bytes):
-        try:
-            known = functions[link.token] = pickle.loads(known)
-        except (ImportError, AttributeError) as error:
-            raise wire.NotHereError(f"{type(error).__name__}: {error}") from error
-    return known
-
-
-def _error(kind: int, error: BaseException, started: float, ended: float) -> Any:
-    """Return an exception as a reply: itself if it survives the journey, and its traceback as text."""
-    import traceback
-
-    frame = error.__traceback__
-    while frame is not None and frame.tb_frame.f_code.co_filename in (__file__, values.__file__):
-        frame = frame.tb_next
-    error = error.with_traceback(frame)
-    text = "".join(traceback.format_exception(type(error), error, frame))
-    if len(text) > TRACEBACK_LIMIT:
-        half = TRACEBACK_LIMIT // 2
-        text = f"{text[:half]}\n... {len(text) - TRACEBACK_LIMIT} characters left out ...\n{text[-half:]}"
-    description = (type(error).__name__, str(error), getattr(error, "__notes__", []))
-    payload = (
-        _travelled(error, lambda: error)
-        or _travelled(error, lambda: wire.Parts(type(error), error.args, error.__dict__))
-        or pickle.dumps(description, 5)
-    )
-    return wire.Reply(kind, payload, started, ended, text)
-
-
-def _travelled(error: BaseException, thing: Any) -> bytes | None:
-    """Return the pickle of what a function returns, if the exception comes out of it again, and says the same."""
+def _text(error: BaseException) -> str:
     try:
-        payload: bytes = wire.dumps_quickly(thing())
-        copy = wire.put_together(pickle.loads(payload))
+        return str(error)
+    except Exception:
+        return f"<{type(error).__name__} whose text cannot be made>"
+
+
+def _travelled(error: BaseException, thing: Any) -> Any:
+    """Return the packed form of what a function returns, if the exception comes out of it again, and says the same."""
+    try:
+        parcel = parcels.pack_data(thing(), pickling.pickler)
+        copy = pickling.put_together(parcel.open())
         same = type(copy) is type(error) and str(copy) == str(error)
     except BaseException:
         return None
-    return payload if same else None
+    return parcel.packed([]) if same and parcel.file is None else None
+
+
+# What a call may change, and the next does not find changed
+
+
+_NAMES = """
+SIGHUP SIGINT SIGQUIT SIGUSR1 SIGUSR2 SIGPIPE SIGALRM SIGTERM SIGCHLD SIGCONT SIGTSTP SIGTTIN SIGTTOU SIGURG SIGXCPU
+SIGXFSZ SIGVTALRM SIGPROF SIGWINCH SIGIO SIGABRT SIGSEGV SIGFPE
+"""
+SIGNALS = [int(getattr(signal, name)) for name in _NAMES.split() if hasattr(signal, name)]
+TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+
+
+class Surroundings:
+    """Folder, environment, umask, signal handlers and timers of this process, as calls find them."""
+
+    def __init__(self, name: str) -> None:
+        self._name = os.fsencode(name)
+        self._data = vars(os.environ)["_data"]  # to compare it costs 0.3 us, through its door 30
+        self._known: dict[Any, Any] = {}
+        self._folder = -1
+        self._umask = os.umask(0)
+        os.umask(self._umask)
+        self._handlers = self._current()
+        self.become(os.curdir, dict(os.environb))
+
+    def become(self, folder: str, environment: dict[bytes, bytes]) -> None:
+        """Be as the program is."""
+        try:
+            os.chdir(folder)
+            opened = os.open(os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            pass  # it was removed: calls stay where they were
+        else:
+            if self._folder >= 0:
+                os.close(self._folder)
+            self._folder = opened
+        self._set({**environment, os.fsencode(MARKER): self._name})
+        self._known = dict(self._data)
+
+    def restore(self) -> None:
+        """Undo what a call has changed."""
+        if self._data != self._known:
+            self._set({os.fsencode(key): os.fsencode(value) for key, value in self._known.items()})
+        if self._folder >= 0:
+            os.fchdir(self._folder)
+        os.umask(self._umask)
+        _signal.setitimer(signal.ITIMER_REAL, 0)
+        current = self._current()
+        if current != self._handlers:
+            for timer in TIMERS:  # whoever sets one of the others has a handler for it: without, it kills
+                _signal.setitimer(timer, 0)
+            for number, now, before in zip(SIGNALS, current, self._handlers, strict=True):
+                if now != before and before is not None:
+                    _signal.signal(number, before)
+
+    def _current(self) -> list[Any]:
+        return list(map(_signal.getsignal, SIGNALS))
+
+    def _set(self, environment: dict[bytes, bytes]) -> None:
+        now = dict(os.environb)
+        for key in now.keys() - environment.keys():
+            del os.environb[key]
+        for key, value in environment.items():
+            if now.get(key) != value:
+                os.environb[key] = value
+
+
+class Log:
+    """Sends what is logged here to the program; stands by until somebody imports `logging`."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._levels: dict[str, int] = {}
+        self._logging: Any = None
+        if "logging" in sys.modules:
+            self._install(sys.modules["logging"])
+        else:
+            sys.meta_path.insert(0, self)
+
+    def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> Any:
+        """Find nothing, but see `logging` being imported."""
+        if name != "logging":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        loader: Any = spec.loader
+        execute = loader.exec_module
+
+        def execute_and_install(module: types.ModuleType) -> None:
+            del loader.exec_module
+            execute(module)
+            self._install(module)
+
+        loader.exec_module = execute_and_install
+        return spec
+
+    def _install(self, logging: Any) -> None:
+        self._logging = logging
+        server = self._server
+
+        class Forward(logging.Handler):  # type: ignore[misc]
+            def emit(self, record: Any) -> None:
+                server.log(portable(record, logging))
+
+        logging.getLogger().addHandler(Forward())
+        self.set_levels(self._levels)
+
+    def set_levels(self, levels: dict[str, int]) -> None:
+        """Let through what the program would."""
+        self._levels = levels
+        if self._logging is None:
+            return
+        for name, level in levels.items():
+            self._logging.getLogger(name).setLevel(level)
+
+
+def portable(record: Any, logging: Any) -> dict[str, Any]:
+    """Return what can travel of a log record: its text is made, its exception is text."""
+    fields = {name: each for name, each in record.__dict__.items() if type(each) in PLAIN}
+    try:
+        fields["msg"] = record.getMessage()
+    except Exception as error:
+        fields["msg"] = f"{record.msg!r} ({type(error).__name__}: {error})"
+    fields["args"] = None
+    if record.exc_info:
+        fields["exc_text"] = record.exc_text or logging.Formatter().formatException(record.exc_info)
+    return fields
+
+
+# The program
+
+
+def serve(connection: socket.socket, page: int, name: str) -> None:
+    """Be a worker, until the program has gone."""
+    # What cloudpickle defines as part of `__main__` is the program's; nothing of this file may be mistaken for it.
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    sys._pmflow_worker = True  # type: ignore[attr-defined]  # noqa: SLF001 - `platform.in_worker` looks for it
+    try:
+        status = wire.Page(page)
+        os.close(page)
+        Server(connection, status, name).serve()
+    except (ConnectionError, KeyboardInterrupt):
+        pass
+    except BaseException as defect:  # of ours, or an end of descriptors: say so before the end
+        sys.excepthook(type(defect), defect, defect.__traceback__)
+
+
+def main(channel: int, page: int, lifeline: int) -> None:
+    """Serve as a process that was started by the program itself, and end with it."""
+    for descriptor in (channel, page, lifeline):
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 - as Python has it
+    os.register_at_fork(after_in_child=lambda: os.close(lifeline))
+    pid = os.getpid()
+    _thread.start_new_thread(_wait_for_the_end, (lifeline, pid))
+    try:
+        serve(socket.socket(fileno=channel), page, f"{pid}-direct")
+    finally:
+        if os.getpid() == pid:
+            os.killpg(pid, signal.SIGKILL)  # what it started ends with it
+        os._exit(0)
+
+
+def _wait_for_the_end(lifeline: int, pid: int) -> None:
+    os.read(lifeline, 1)
+    os.killpg(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    try:
-        main(int(sys.argv[1]), int(sys.argv[2]))
-    except (ConnectionError, KeyboardInterrupt):
-        pass
-    except BaseException as defect:  # of ours: say so before the end
-        sys.excepthook(type(defect), defect, defect.__traceback__)
-    finally:
-        if os.getpid() == PID:
-            os.killpg(PID, signal.SIGKILL)  # what it started ends with it
-        os._exit(0)
+    main(*map(int, sys.argv[1:]))

@@ -1,44 +1,75 @@
-"""Worker processes: started by a command of ours, fed through socket pairs, killed when they are to stop.
+"""Worker processes: the pool, and who of its workers runs what.
 
-One daemon thread, the *owner*, has all the workers and all their channels; runs talk to it through a queue of commands
-and one wake-up a burst, so no run can block another. A worker has one chain in flight. It is started when there is work
-for it, stays warm between runs, and a call is only sent to a worker that has said that it is ready, so starting one is
-charged to nobody.
+Two kinds of threads meet here, under one lock. A run's own thread encodes what it submits, gives it to workers that can
+take it, and sends it, without waiting for anybody. One daemon thread, the *owner*, hears the workers and their keeper
+(the warden): it takes replies, sends what runs have queued, and notices deaths. Nothing is called under the lock that
+waits, or that is the user's.
 
-    idle --(chain sent)--> busy --(last reply)--> idle
-                             |
-                             +--(stop, death)--> killed with its process group, and replaced when there is work
+A worker's life:
+
+    forked --(ready)--> free --(chains of a run)--> busy --(last reply)--> free
+                         |                           |
+                         +---------(stop, death)-----+--> ended, and replaced when there is work
+
+A worker has chains of one run at a time, as many ahead as make a millisecond of work (`AHEAD`), one after the other.
+While somebody is free and nothing is queued, chains that would wait for long are called back (`Worker.call_back`): the
+worker's status page says which of them had not begun.
 
 A worker that dies costs the link it was running. First its replies are read, for what it has written before its death
-counts; then the link whose turn it was is charged, and no other.
+counts; then its page is; the link on it is charged, and no other. Everything else that it had goes back to the queue.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
-import pickle
 import selectors
 import socket
 import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from hashlib import blake2b
-from time import perf_counter
+from functools import partial
+from math import inf
+from time import perf_counter, sleep
 from typing import Any
 
-from pmflow.errors import ConfigurationError, ShutdownError, TransferError, WorkerCrashedError
-from pmflow.executors import wire
-from pmflow.executors.base import BEGAN, Call, Port, PriorityQueue, Stopped
-from pmflow.executors.channel import MAIN, Worker, crashed, how, outcome_of, search_path, started
-from pmflow.executors.platform import interpreter_flags, kill_group
-from pmflow.outcomes import Failure
+from pmflow.errors import ConfigurationError, ShutdownError, WorkerCrashedError
+from pmflow.executors import pickling, wire
+from pmflow.executors.base import BEGAN, Call, Delivered, Logged, Port, Stopped
+from pmflow.executors.channel import Held, Item, Worker, crashed, how, outcome_of
+from pmflow.executors.parcels import LARGE, File, Parcel, above_standard
+from pmflow.executors.platform import starved
+from pmflow.executors.sessions import Pace, WorkerSession
+from pmflow.executors.surroundings import NOTHING_CARRIED, Modules, Surroundings, carried
+from pmflow.executors.warden import GoneError, Keeper, command, keeper
+from pmflow.outcomes import RELEASED, Failure
+
+AHEAD = 0.001
+"""Seconds of work that wait in a worker behind what it runs."""
+
+LONG = 0.01
+"""Seconds from which on a call waits with its run, where it may still be overtaken, and not in a worker."""
+
+MOST_AT_ONCE = 250
+"""Chains in one frame."""
+
+MOST_FILES = 64
+"""Descriptors in one frame: the kernel bounds how many are under way."""
 
 FUNCTIONS_KEPT = 1_000
 """Functions that a worker holds at most before it is told to forget them all."""
+
+TICK = 0.001
+"""Seconds by which a call may be longer than expected before what waits behind it is called back."""
+
+NAP = 0.0002
+"""Seconds for which the owner lets replies gather, while all workers have more to do than that."""
+
+QUIET = 0.05
+"""Seconds without a run after which what workers have left behind is killed."""
 
 CLOSING = 5.0
 """Seconds that the owner gets to close."""
@@ -46,10 +77,8 @@ CLOSING = 5.0
 MOST_FALSE_STARTS = 3
 """Workers that died before they were ready, in a row, until it is given up."""
 
-CHUNK = 65_536
-
 _starting = threading.Lock()
-"""Held while descriptors are made for a worker, and during a fork: a child must know of all those it has to close."""
+"""Held while descriptors are made, and during a fork: a child must know of all those it has to close."""
 
 _pools: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
 
@@ -75,27 +104,36 @@ class WorkerPool:
     def __init__(self, size: int) -> None:
         self.size = size
         self._over = False
+        self._paces: dict[bytes, Pace] = {}
+        self._modules = Modules()
         self._set_up()
         _pools.add(self)
 
     def _set_up(self) -> None:
-        self._lock = threading.Lock()
-        self._commands: deque[Callable[[], None]] = deque()
-        self._armed = False
+        self.lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._workers: set[Worker] = set()
-        self._idle: list[Worker] = []
+        self._keeper: Keeper | None = None
+        self._workers: dict[str, Worker] = {}
+        self._sessions: set[WorkerSession] = set()
         self._turns: deque[WorkerSession] = deque()
+        self._told: list[tuple[Port, Call, Delivered]] = []
+        self._surroundings: Surroundings | None = None
+        self._lost: list[str] = []
         self._false_starts = 0
+        self._starved = 0
+        self._count = 0
+        self._quiet_at: float | None = None
+        self._asleep = False
         self._closed = False
 
     def forget(self) -> None:
         """Let go of everything, in a forked child: the workers are the parent's."""
-        workers, thread = self._workers, self._thread
+        workers, held, thread = self._workers, self._keeper, self._thread
         self._set_up()
-        for worker in workers:
+        for worker in workers.values():
             worker.let_go()
-            worker.process.returncode = 0  # not this program's to wait for
+        if held is not None:
+            held.forget()
         if thread is not None:
             self._close_channels()
 
@@ -106,22 +144,610 @@ class WorkerPool:
 
     def open(self, port: Port, slots: int | None = None) -> WorkerSession:
         """Begin a run."""
-        return WorkerSession(self, port, min(slots or self.size, self.size))
+        now = Surroundings.now(self.size)
+        with _starting:  # a child that is forked while a module is imported can never import it
+            pickling.pickler()
+        with self.lock:
+            if self._surroundings is None or self._surroundings != now:
+                self._surroundings = now
+            if self._modules.reloaded():
+                for worker in list(self._workers.values()):
+                    worker.stale = True
+                    self._retire(worker)
+            session = WorkerSession(self, port, min(slots or self.size, self.size), self._surroundings)
+            self._sessions.add(session)
+            self._quiet_at = None
+        return session
+
+    def leave(self, session: WorkerSession) -> None:
+        """End a run."""
+        with self.lock:
+            self._sessions.discard(session)
+            for worker in list(self._workers.values()):
+                if worker.last is session:
+                    worker.last = None
+                    worker.stale |= worker.page.has_children
+                    self._retire(worker)
+            if self._sessions or self._thread is None:
+                return
+            self._quiet_at = perf_counter() + QUIET
+            if self._asleep:
+                self._wake()
+
+    def pace(self, token: bytes) -> Pace:
+        """Return how long a function takes, as far as it is known from this run or from others."""
+        if len(self._paces) > FUNCTIONS_KEPT:
+            self._paces.clear()
+        return self._paces.setdefault(token, Pace())
+
+    carried = staticmethod(carried)
+
+    # From a run's thread
+
+    def enqueue(self, session: WorkerSession, chains: Sequence[Call]) -> None:
+        """Queue the chains of a run, and hand out what can be.
+
+        Raises:
+            ShutdownError: the program is ending.
+        """
+        if not chains:
+            return
+        if self._over:
+            raise ShutdownError("the interpreter is shutting down, so no worker can be started")
+        with self.lock:
+            if self._thread is None:
+                self._start()
+            if not session.queue:
+                self._turns.append(session)
+            session.queue.push(chains)
+            if self._hand_out() and self._asleep:
+                self._wake()
+            told = self._taken()
+        self._tell(told)
+
+    def stop(self, session: WorkerSession, call: Call) -> None:
+        """Give up a call; what has arrived counts."""
+        with self.lock:
+            item: Item | None = call.handle
+            worker = None if item is None else item.worker
+            if item is None:
+                return  # it was refused: its outcome is on its way
+            if worker is None:
+                if session.queue.remove(call):
+                    self._stopped(session, call)
+            else:
+                self._listen(worker)
+                if item.worker is worker and not call.stopped:
+                    self._stop_sent(worker, item)
+                self._hand_out()
+            told = self._taken()
+        self._tell(told)
+
+    def _stop_sent(self, worker: Worker, item: Item) -> None:
+        """Give up a call that a worker has: kill the worker if it has begun, else call it back."""
+        call = item.call
+        call.stopped = True
+        if worker.ending:
+            return  # its end says what becomes of it
+        if worker.page.running >= item.number:
+            call.started = worker.page.started
+            worker.page.skip(item.number + 1, 1 << 62)  # nothing of what waits behind it begins
+            worker.ending, worker.killed_for = True, call
+            if self._keeper is not None:
+                self._keeper.kill(worker.name)
+        else:
+            worker.call_back(item.number)
+            self._wake()
+
+    def _stopped(self, session: WorkerSession, call: Call, worker: Worker | None = None) -> None:
+        call.stopped = True
+        begun = worker.pid if worker is not None and call.started else None
+        self._told.append((session.port, call, Stopped(perf_counter(), ended=True, worker=begun)))
+
+    def _taken(self) -> list[tuple[Port, Call, Delivered]]:
+        told, self._told = self._told, []
+        return told
+
+    @staticmethod
+    def _tell(told: Iterable[tuple[Port, Call, Delivered]]) -> None:
+        """Deliver outcomes, without the lock: a port may do as it likes."""
+        for port, call, outcome in told:
+            port.deliver(call, outcome)
+
+    # Handing out
+
+    def _hand_out(self) -> bool:
+        """Give chains to workers, from the runs in turn, and send them; True if some wait in a worker."""
+        turns = self._turns
+        filled: dict[Worker, Batch] = {}
+        idle = 0
+        while turns and idle < len(turns):
+            session = turns[0]
+            if self._give(session, filled):
+                idle = 0
+            else:
+                idle += 1
+            if session.queue:
+                turns.rotate(-1)
+            else:
+                turns.popleft()
+        for worker, batch in filled.items():
+            if not worker.send(batch.message(), batch.files):
+                self._watch(worker, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        if turns:
+            self._start_workers()
+        return any(len(worker.sent) > 1 for worker in filled)
+
+    def _give(self, session: WorkerSession, filled: dict[Worker, Batch]) -> bool:
+        """Give the chains of a run to workers, round by round, so that all get the first ones; False if none can."""
+        queue = session.queue
+        workers = self._workers_for(session)
+        given = False
+        while queue and workers:
+            item: Item = queue.peek().handle
+            cost = item.estimate()
+            worker = self._nearest(workers, item) if item.near else workers[0]
+            if not _fits(worker, cost) or (worker in filled and filled[worker].is_full()):
+                workers.remove(worker)
+                continue
+            if workers[0] is worker:
+                workers.rotate(-1)
+            queue.pop()
+            given = True
+            if worker.session is None:
+                self._join(worker, session)
+            batch = filled.get(worker)
+            if batch is None:
+                batch = filled[worker] = Batch(worker, session)
+            batch.add(item, cost)
+        return given
+
+    def _workers_for(self, session: WorkerSession) -> deque[Worker]:
+        """Return the workers that can take chains of a run: free ones, and its own unless others wait."""
+        room = session.slots - len(session.workers)
+        free = [worker for worker in self._workers.values() if worker.is_free()] if room > 0 else []
+        if len(free) > 1:
+            free.sort(key=_last_used, reverse=True)
+            if len(self._turns) > 1:
+                room = min(room, -(-len(free) // len(self._turns)))
+        found = deque(free[:room])
+        if not any(other.queue and not other.workers for other in self._turns if other is not session):
+            found += sorted((worker for worker in session.workers if worker.has_room(AHEAD / 2)), key=_ahead)
+        return found
+
+    @staticmethod
+    def _nearest(workers: deque[Worker], item: Item) -> Worker:
+        """Return the worker that has made most of what a chain needs, if it is much; else the one whose turn it is."""
+        sizes: dict[str, int] = {}
+        for value in (*item.call.args, *item.call.kwargs.values()):
+            if type(value) is Held:
+                sizes[value.maker] = sizes.get(value.maker, 0) + value.parcel.size
+        best = max(workers, key=lambda worker: sizes.get(worker.pid, 0))
+        return best if sizes.get(best.pid, 0) >= LARGE else workers[0]
+
+    @staticmethod
+    def _join(worker: Worker, session: WorkerSession) -> None:
+        """Have a worker take chains of a run from now on."""
+        worker.session = worker.last = session
+        session.workers.add(worker)
+        if worker.surroundings is not session.surroundings or len(worker.functions) >= FUNCTIONS_KEPT:
+            worker.surroundings = session.surroundings
+            worker.functions.clear()
+            worker.send((wire.SETUP, *session.surroundings.message()), [])
+
+    # What workers say
+
+    def _listen(self, worker: Worker) -> None:
+        """Take what a worker has said."""
+        try:
+            for message, descriptors in worker.receive():
+                self._take(worker, message, [File(each) for each in descriptors])
+        except Exception as error:
+            self._misunderstand(worker, error)
+        if worker.closed and worker.watched:
+            self._unwatch(worker)
+            worker.ending = True
+            if worker.code is not None:
+                self._bury(worker)
+            elif self._keeper is not None:
+                self._keeper.kill(worker.name)  # it has ended, or only closed its channel
+
+    def _unwatch(self, worker: Worker) -> None:
+        if worker.watched:
+            worker.watched = False
+            self._selector.unregister(worker.connection)
+
+    def _misunderstand(self, worker: Worker, error: Exception) -> None:
+        """End a worker on whose channel something else has written; the link it was running is charged."""
+        session, worker.closed = worker.session, True
+        if session is None or not worker.sent:
+            return
+        item = worker.done()
+        call = item.call
+        failed = WorkerCrashedError(
+            f"the worker that ran '{call.label}' was ended: what came from it is no reply ({error}); "
+            f"its function may have written to a descriptor that it did not open",
+            process_id=call.label,
+            attempt=call.attempt,
+            elapsed=perf_counter() - worker.page.started,
+        )
+        failure = Failure(failed, worker.page.started, perf_counter(), worker=worker.pid)
+        self._told.append((session.port, call, failure))
+
+    def _take(self, worker: Worker, message: Any, files: list[File]) -> None:
+        """Take one message."""
+        number, kind = message[0], message[1]
+        session, sent = worker.session, worker.sent
+        if session is not None and sent and sent[0].number == number:
+            head = sent[0]
+            if kind >= wire.VALUE:
+                self._take_reply(worker, session, message, files)
+            elif kind == wire.BEGAN:
+                head.call.started = message[2]
+                self._told.append((session.port, head.call, BEGAN))
+            elif kind == wire.LOGGED:
+                self._told.append((session.port, head.call, Logged(message[2])))
+            else:
+                self._give_back(worker, [head])
+        elif kind == wire.READY:
+            worker.ready, worker.pid = True, str(message[2])
+            self._false_starts = 0
+        elif kind == wire.SKIPPED:
+            self._give_back(worker, [item for item in sent if item.number == number])
+        elif kind != wire.LOGGED:  # which may come from a thread that a call has left behind
+            raise ValueError(f"a reply to link {number}, which it has not been sent")
+
+    def _take_reply(self, worker: Worker, session: WorkerSession, message: Any, files: list[File]) -> None:
+        """Take the end of the link that a worker was running."""
+        kind = message[1]
+        item = worker.done()
+        call = item.call
+        if kind == wire.UNKNOWN:
+            self._again_by_value(worker, session, item, message, files)
+            return
+        told = self._told
+        outcome = outcome_of(call, message, files, worker)
+        call.started = started = message[3]
+        item.function.pace.note(message[4] - started)
+        told.append((session.port, call, outcome))
+        if kind <= wire.HANDED_ON:
+            if item.unsent is not None:
+                link, error = item.unsent
+                now = perf_counter()
+                told.append((session.port, link, Failure(error, now, now)))
+            elif call.then is not None:
+                worker.go_on(item, call.then.handle)
+                worker.value = outcome.value  # type: ignore[union-attr]  # a success
+        if not worker.sent:
+            self._freed(worker)
+
+    def _freed(self, worker: Worker) -> None:
+        """Note that a worker may have nothing more to do."""
+        if worker.sent:
+            return
+        worker.value = worker.recall = None
+        if worker.session is not None:
+            worker.session.workers.discard(worker)
+            worker.session = None
+        self._retire(worker)
+
+    def _retire(self, worker: Worker) -> None:
+        """Have a worker replaced that has nothing to do, and is not as a worker should be."""
+        if worker.stale and worker.session is None and not worker.ending:
+            worker.ending = True
+            if self._keeper is not None:
+                self._keeper.kill(worker.name)
+
+    def _again_by_value(
+        self, worker: Worker, session: WorkerSession, item: Item, message: Any, files: list[File]
+    ) -> None:
+        """Queue a chain again from a link on whose function the worker does not have, or has with other code."""
+        call = item.call
+        value = message[2]
+        worker.value = Held(Parcel.unpacked(value, files), call.label, worker.pid) if type(value) is list else value
+        error = session.by_value(item, message[7])
+        if error is None:
+            self._queue_again(session, item, worker.value)
+        else:
+            now = perf_counter()
+            self._told.append((session.port, call, Failure(error, now, now)))
+        self._freed(worker)
+
+    def _queue_again(self, session: WorkerSession, item: Item, value: Any) -> None:
+        """Queue a chain from a link on that has not begun; ``value`` is that of the link before it."""
+        call = item.call
+        if call.feed is not None:
+            call.args, call.kwargs = call.arguments(value)
+            call.feed = None
+            error = session.encode(call)
+            if error is not None:
+                now = perf_counter()
+                self._told.append((session.port, call, Failure(error, now, now)))
+                return
+        for link in _links(call.handle):
+            link.worker = None
+        call.started = 0.0
+        if not session.queue:
+            self._turns.append(session)
+        session.queue.push_back(call)
+
+    def _give_back(self, worker: Worker, items: Sequence[Item]) -> None:
+        """Take chains away from a worker that it has not begun."""
+        session = worker.session
+        if session is None:
+            return
+        for item in reversed(items):
+            worker.sent.remove(item)
+            worker.load -= item.cost or 0.0
+            call = item.call
+            if call.stopped:
+                self._stopped(session, call)
+            elif call.feed is not None and worker.value is RELEASED:
+                self._charge(worker, session, call, worker.code or -9)
+            else:
+                self._queue_again(session, item, worker.value)
+        self._freed(worker)
+
+    # Calling back
+
+    def _look(self) -> float | None:
+        """Call back what waits for longer than it should; return in how many seconds to look again."""
+        now = perf_counter()
+        again = inf
+        free = any(worker.is_free() for worker in self._workers.values()) and not self._turns
+        for worker in list(self._workers.values()):
+            if worker.ending or not worker.sent:
+                continue
+            if worker.recall is not None:
+                first, moment = worker.recall
+                if now >= moment:
+                    worker.recall = None
+                    running = worker.page.running
+                    self._give_back(worker, [each for each in worker.sent if each.number >= max(first, running + 1)])
+                again = min(again, TICK / 2)
+            elif len(worker.sent) > 1:
+                left = worker.expected_to_end() - now
+                session = worker.session
+                if left < -TICK or (left > TICK and free and session and len(session.workers) < session.slots):
+                    worker.call_back(worker.sent[1].number)
+                    left = TICK / 2
+                again = min(again, max(left, 0) + TICK)
+        return None if again == inf else again
+
+    # The owner thread
+
+    def _start(self) -> None:
+        if sys.platform == "win32":
+            raise ConfigurationError("type='process' needs a system with Unix sockets; use type='thread' on Windows")
+        with _starting:  # a child that is forked meanwhile would not know what it has to close
+            self._selector = selectors.DefaultSelector()
+            ear, mouth = socket.socketpair()
+            self._ear = socket.socket(fileno=above_standard(ear.detach()))
+            self._mouth = socket.socket(fileno=above_standard(mouth.detach()))
+            self._ear.setblocking(False)  # noqa: FBT003 - as Python has it
+            self._mouth.setblocking(False)  # noqa: FBT003
+            self._selector.register(self._ear, selectors.EVENT_READ, None)
+            self._thread = threading.Thread(target=self._own, name="pmflow-workers", daemon=True)
+        self._starved = starved()
+        atexit.register(self._end_of_program)
+        self._thread.start()
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError):  # it will find what is there already
+            self._mouth.send(b"!")
+
+    def _watch(self, worker: Worker, events: int) -> None:
+        if worker.watched:
+            self._selector.modify(worker.connection, events, worker)
+
+    def _own(self) -> None:
+        timeout: float | None = None
+        while not self._closed:
+            ready = self._selector.select(timeout)
+            with self.lock:
+                for step in (*(partial(self._attend, key.data, events) for key, events in ready), self._hand_out):
+                    self._safely(step)
+                timeout = self._safely(self._tick)
+                told = self._taken()
+                nap = self._nap()
+                self._asleep = timeout is None  # whoever has the lock after this has to wake it, or knows it is awake
+            self._tell(told)
+            del told, ready
+            if nap:
+                sleep(nap)
+
+    def _nap(self) -> float:
+        """Return for how long nobody will miss the owner: while all have enough to do, replies gather meanwhile.
+
+        To be woken by each of them would cost more than the calls do, on both sides.
+        """
+        loads = [worker.load for worker in self._workers.values() if worker.session is not None]
+        least = min(loads, default=0.0)
+        return min(NAP, least / 2) if least >= NAP / 2 and not self._ending() else 0.0
+
+    def _ending(self) -> bool:
+        return self._closed or any(worker.ending for worker in self._workers.values())
+
+    @staticmethod
+    def _safely(step: Any) -> Any:
+        """Take a step; a defect in one costs that one, and not every run of the program."""
+        try:
+            return step()
+        except Exception:
+            import logging
+
+            logging.getLogger("pmflow").exception("a step of the worker pool failed")
+            return TICK
+
+    def _attend(self, who: Worker | Keeper | None, events: int) -> None:
+        """Attend to whoever has something to say."""
+        if who is None:
+            with suppress(BlockingIOError):
+                self._ear.recv(4096)
+        elif isinstance(who, Worker):
+            if events & selectors.EVENT_WRITE and who.flush():
+                self._watch(who, selectors.EVENT_READ)
+            if events & selectors.EVENT_READ:
+                self._listen(who)
+        elif who is self._keeper:
+            self._hear(who)
+
+    def _tick(self) -> float | None:
+        """Look after what no event tells of; return when to do so again."""
+        again = self._look()
+        if self._turns and again is not None:
+            self._hand_out()
+        if self._quiet_at is None:
+            return again
+        left = self._quiet_at - perf_counter()
+        if left > 0:
+            return left if again is None else min(again, left)
+        self._quiet_at = None
+        if self._keeper is not None and not self._sessions:
+            self._keeper.quiet()
+        return again
+
+    # Lives and deaths
+
+    def _start_workers(self) -> None:
+        """Start workers for what is queued, as many as there may be."""
+        wanted = sum(min(len(each.queue), each.slots - len(each.workers)) for each in self._turns)
+        starting = sum(not worker.ready for worker in self._workers.values())
+        if self._false_starts >= MOST_FALSE_STARTS and self._workers:
+            return  # those there are do the work
+        for _ in range(min(wanted - starting, self.size - len(self._workers))):
+            if not self._start_worker():
+                return
+
+    def _start_worker(self) -> bool:
+        """Start a worker; False if that has been given up."""
+        while True:
+            try:
+                with _starting:
+                    if self._keeper is None:
+                        self._keeper = keeper(self.size, self._lost)
+                        self._lost = []
+                        self._selector.register(self._keeper.fileno(), selectors.EVENT_READ, self._keeper)
+                    self._count += 1
+                    worker = Worker(f"{os.getpid()}-{self._count}-{os.urandom(4).hex()}")
+                    self._keeper.fork(worker.name, worker.theirs, worker.file.fd)  # type: ignore[arg-type, union-attr]  # new
+            except OSError as error:
+                if self._false_start(str(error)):
+                    return False
+            else:
+                worker.handed_over()
+                self._workers[worker.name] = worker
+                self._selector.register(worker.connection, selectors.EVENT_READ, worker)
+                worker.watched = True
+                return True
+
+    def _hear(self, who: Keeper) -> None:
+        """Take what the keeper says: who has ended; or that it has itself, and with it all workers."""
+        try:
+            ended = who.heard()
+        except GoneError:
+            self._selector.unregister(who.fileno())
+            who.close()
+            self._keeper = None
+            self._lost = list(self._workers)
+            ended = [(name, -9) for name in self._lost]
+        for name, code in ended:
+            worker = self._workers.get(name)
+            if worker is not None:
+                worker.code = code
+                worker.ending = True
+                self._listen(worker)
+                if not worker.closed and self._keeper is None:
+                    continue  # it is about to die with the warden, and its channel will say so
+                self._bury(worker)
+
+    def _bury(self, worker: Worker) -> None:
+        """Charge the link that a worker was running when it died; what it had not begun goes elsewhere."""
+        if self._workers.pop(worker.name, None) is None:
+            return
+        self._unwatch(worker)
+        worker.let_go()
+        session, code = worker.session, worker.code or 0
+        if session is not None:
+            session.workers.discard(worker)
+            running = worker.page.running
+            # Killed for a call that had ended by then: what it had begun since is to run again.
+            spared = worker.killed_for is not None and all(each.call is not worker.killed_for for each in worker.sent)
+            for item in reversed(worker.sent):
+                item.worker, call = None, item.call
+                lost = call.feed is not None and worker.value is RELEASED
+                if call.stopped:
+                    self._stopped(session, call, worker)
+                elif (item.number <= running and not spared) or lost:
+                    self._charge(worker, session, call, code)
+                else:
+                    self._queue_again(session, item, worker.value)
+        worker.session = worker.value = None
+        worker.sent.clear()
+        if not worker.ready:
+            self._false_start(how(code))
+        elif self._turns:
+            self._start_workers()
+
+    def _charge(self, worker: Worker, session: WorkerSession, call: Call, code: int) -> None:
+        now = perf_counter()
+        started = worker.page.started
+        before, self._starved = self._starved, starved() if code == -9 else self._starved  # noqa: PLR2004 - SIGKILL
+        error = crashed(call, code, now - started, starved=self._starved > before)
+        self._told.append((session.port, call, Failure(error, started, now, worker=worker.pid)))
+
+    def _false_start(self, how: str) -> bool:
+        """Count a worker that did not come up; give up, and say so, after some in a row with no other at work."""
+        self._false_starts += 1
+        if self._false_starts < MOST_FALSE_STARTS:
+            return False
+        if any(worker.ready for worker in self._workers.values()):
+            return True
+        self._false_starts = 0
+        now = perf_counter()
+        line = " ".join(command("warden_main.py"))
+        for session in self._turns:
+            while session.queue:
+                call = session.queue.pop()
+                error = WorkerCrashedError(
+                    f"'{call.label}' was not started: {MOST_FALSE_STARTS} workers in a row ended at once "
+                    f"({how}); see what this command says: {line}",
+                    process_id=call.label,
+                )
+                self._told.append((session.port, call, Failure(error, now, now)))
+        self._turns.clear()
+        return True
+
+    # The end
 
     def close(self) -> None:
-        """End all workers, with everything in their process groups; calls under way are `Stopped`.
+        """End all workers, with everything they have started; calls under way are `Stopped`.
 
         Used again, the pool begins anew.
         """
         thread = self._thread
         if thread is None:
             return
-        self.command(self._close)
+        if self.lock.acquire(timeout=CLOSING):
+            try:
+                self._closed = True
+                for session in self._turns:
+                    while session.queue:
+                        self._stopped(session, session.queue.pop())
+                for worker in self._workers.values():
+                    for item in worker.sent if worker.session is not None else ():
+                        self._stopped(worker.session, item.call)  # type: ignore[arg-type]  # it was just looked at
+                told = self._taken()
+                self._wake()
+            finally:
+                self.lock.release()
+            self._tell(told)
         thread.join(CLOSING)
-        if thread.is_alive():  # it is in some value's own unpickling, say
-            for worker in list(self._workers):
-                kill_group(worker.process.pid)
-            return
+        workers, held = self._workers, self._keeper
+        if held is not None:
+            held.close()
+        for worker in workers.values():
+            worker.let_go()
         atexit.unregister(self._end_of_program)
         self._close_channels()
         self._set_up()
@@ -130,441 +756,74 @@ class WorkerPool:
         self._over = True  # a daemon thread may still ask for more
         self.close()
 
-    def _close(self) -> None:
-        self._closed = True
-        calls = [(session, session.queue.pop()) for session in self._turns for _ in range(len(session.queue))]
-        for worker in list(self._workers):
-            if worker.session is not None and worker.links and not worker.dropping:
-                calls.append((worker.session, worker.links[0]))
-            self._end(worker)
-        for session, call in calls:
-            session.port.deliver(call, Stopped(perf_counter(), ended=True))
 
-    def command(self, function: Callable[[], None]) -> None:
-        """Have the owner call a function.
+class Batch:
+    """What is about to be sent to one worker."""
 
-        Raises:
-            ShutdownError: the program is ending.
-        """
-        if self._over and function != self._close:
-            raise ShutdownError("the interpreter is shutting down, so no worker can be started")
-        self._commands.append(function)
-        if self._armed:
-            return
-        with self._lock:
-            if self._thread is None:
-                self._start()
-            if not self._armed:
-                self._armed = True
-                self._mouth.send(b"!")
+    def __init__(self, worker: Worker, session: WorkerSession) -> None:
+        self._worker = worker
+        self._session = session
+        self._functions: dict[int, Any] = {}
+        self._chains: list[Any] = []
+        self.files: list[File] = []
 
-    def _start(self) -> None:
-        if sys.platform == "win32":
-            raise ConfigurationError("type='process' needs a system with Unix sockets; use type='thread' on Windows")
-        with _starting:  # a child that is forked meanwhile would not know what it has to close
-            self._selector = selectors.DefaultSelector()
-            self._ear, self._mouth = socket.socketpair()
-            self._ear.setblocking(False)  # noqa: FBT003 - as Python has it
-            self._selector.register(self._ear, selectors.EVENT_READ, None)
-            self._thread = threading.Thread(target=self._own, name="pmflow-workers", daemon=True)
-        atexit.register(self._end_of_program)
-        self._thread.start()
+    def is_full(self) -> bool:
+        """Whether it has as much as a frame is to hold."""
+        return len(self._chains) >= MOST_AT_ONCE or len(self.files) >= MOST_FILES
 
-    # The owner thread
-
-    def _own(self) -> None:
-        while not self._closed:
-            for key, events in self._selector.select():
-                worker: Worker | None = key.data
-                if worker is None:
-                    self._ear.recv(4096)
-                    self._armed = False  # after it was emptied: whoever arms it now is heard
-                elif worker in self._workers:
-                    if events & selectors.EVENT_WRITE:
-                        worker.flush()
-                    if events & selectors.EVENT_READ:
-                        self._read(worker)
-            while self._commands:
-                self._safely(self._commands.popleft())
-            self._safely(self._hand_out)
-
-    @staticmethod
-    def _safely(step: Callable[[], None]) -> None:
-        """Take a step; a defect in one costs that one, and not every run of the program."""
-        try:
-            step()
-        except Exception:
-            import logging
-
-            logging.getLogger("pmflow").exception("a step of the worker pool failed")
-
-    def enqueue(self, session: WorkerSession, chains: Sequence[Call]) -> None:
-        """Queue the chains of a run."""
-        if session not in self._turns:
-            self._turns.append(session)
-        session.queue.push(chains)
-
-    def stop(self, session: WorkerSession, call: Call) -> None:
-        """Take a call out of the queue, or kill the worker that runs it."""
-        worker: Worker | None = call.handle
-        if worker is None:
-            if not session.queue.remove(call):
-                return  # it has just been refused, or stopped: its outcome is on its way
-            call.stopped = True
-            session.port.deliver(call, Stopped(perf_counter(), ended=True))
-            return
-        if call.stopped or worker not in self._workers:
-            return
-        self._read(worker)  # what has arrived counts
-        if worker in self._workers and worker.links and worker.links[0] is call:
-            call.stopped = True
-            self._end(worker)
-            session.port.deliver(call, Stopped(perf_counter(), ended=True))
-
-    def _hand_out(self) -> None:
-        """Give chains to workers, from the runs in turn."""
-        while self._idle and (session := self._next()) is not None:
-            self._assign(self._idle.pop(), session, session.queue.pop())
-        wanted = sum(min(len(each.queue), each.slots - each.running) for each in self._turns)
-        starting = sum(not worker.ready for worker in self._workers)
-        if self._false_starts >= MOST_FALSE_STARTS and self._workers:
-            return  # those there are do the work
-        for _ in range(min(wanted - starting, self.size - len(self._workers))):
-            if not self._start_worker():
-                return
-
-    def _next(self) -> WorkerSession | None:
-        """Return the run whose turn it is, of those that may have a further call running."""
-        turns = self._turns
-        for _ in range(len(turns)):
-            session = turns.popleft()
-            if session.queue:
-                turns.append(session)
-                if session.running < session.slots:
-                    return session
-        return None
-
-    def _assign(self, worker: Worker, session: WorkerSession, call: Call) -> None:
-        if worker.path != search_path() or len(worker.known) >= FUNCTIONS_KEPT:
-            worker.set_up()
-        links = []
-        link: Call | None = call
-        while link is not None:
-            try:
-                links.append(self._encoded(worker, session, link))
-            except TransferError as refused:
-                worker.unsent = (link, refused)
-                break
-            worker.links.append(link)
-            link.handle = worker
-            link = link.then
-        if not links:
-            _, error = worker.unsent  # type: ignore[misc]  # it was the first
-            worker.unsent = None
-            self._idle.append(worker)
-            now = perf_counter()
-            session.port.deliver(call, Failure(error, now, now))
-            return
-        session.running += 1
-        worker.session = session
-        worker.begin()
-        worker.send(wire.frame(links))
-
-    def _encoded(self, worker: Worker, session: WorkerSession, call: Call) -> wire.Link:
-        token, payload = session.function(call)
-        arguments = session.arguments(call)  # refused before anything is noted as sent
-        sent = None
-        if token not in worker.known:
-            worker.known.add(token)
-            sent = payload
-        worker.tokens.append(token)
-        return wire.Link(token, sent, arguments, call.feed)
-
-    # What workers say
-
-    def _read(self, worker: Worker) -> None:
-        while True:
-            try:
-                data = worker.connection.recv(CHUNK)
-            except BlockingIOError:
-                return
-            except OSError:  # reset: it has ended without having read all
-                worker.unread = True
-                data = b""
-            if not data:
-                self._bury(worker)
-                return
-            try:
-                for body in worker.frames.feed(data):
-                    self._take(worker, wire.Reply(*pickle.loads(body)))
-            except Exception as error:
-                self._misunderstand(worker, error)
-                return
-            if len(data) < CHUNK:
-                return
-
-    def _misunderstand(self, worker: Worker, error: Exception) -> None:
-        """End a worker on whose channel something else has written; the link it was running is charged."""
-        session, links = worker.session, list(worker.links)
-        self._end(worker)
-        if session is not None and links:
-            failed = WorkerCrashedError(
-                f"the worker that ran '{links[0].label}' was ended: what came from it is no reply ({error}); "
-                f"its function may have written to a descriptor that it did not open",
-                process_id=links[0].label,
-                elapsed=perf_counter() - links[0].started,
-            )
-            session.port.deliver(links[0], Failure(failed, links[0].started, perf_counter(), worker=worker.name))
-
-    def _take(self, worker: Worker, reply: wire.Reply) -> None:
-        if reply.kind == wire.READY:
-            if not worker.ready:
-                worker.ready = True
-                self._false_starts = 0
-                self._idle.append(worker)
-            return
-        session, call = worker.for_session(), worker.links.popleft()
-        worker.replied = True
-        token = worker.tokens.popleft()
-        if reply.kind == wire.UNKNOWN:
-            self._again_by_value(worker, call, token, reply)
-            return
-        outcome = outcome_of(call, reply, worker)
-        if worker.dropping:
-            pass
-        elif isinstance(outcome, Failure):
-            session.port.deliver(call, outcome)
-            worker.dropping = (
-                bool(worker.links) and reply.kind == wire.VALUE
-            )  # it cannot be opened here: the worker goes on
+    def add(self, item: Item, cost: float | None) -> None:
+        """Add a chain."""
+        if item.call.then is None:
+            self._chains.append(self._link(item))
         else:
-            if worker.links:
-                worker.begin(deliver=False)
-            session.port.deliver(call, outcome)
-            if worker.links and worker.links[0].observed:
-                session.port.deliver(worker.links[0], BEGAN)
-        if not worker.links or (isinstance(outcome, Failure) and not worker.dropping):
-            self._free(worker)
+            self._chains.append([self._link(each) for each in _links(item)])
+        self._worker.note(item, cost)
 
-    def _free(self, worker: Worker) -> None:
-        """Note that a worker's chain has ended."""
-        session, unsent = worker.for_session(), worker.unsent
-        worker.clear()
-        session.running -= 1
-        self._idle.append(worker)
-        if unsent is not None and not unsent[0].stopped:
-            now = perf_counter()
-            session.port.deliver(unsent[0], Failure(unsent[1], now, now))
+    def _link(self, item: Item) -> tuple[Any, ...]:
+        worker, function = self._worker, item.function
+        index = worker.functions.get(function.token)
+        if index is None:
+            index = worker.functions[function.token] = len(worker.functions)
+            self._functions[index] = function.parcel.packed(self.files)
+        worker.number = item.number = number = worker.number + 1
+        item.worker = worker
+        if item.size:
+            self._session.taken(item)
+        return item.packed(number, index, self.files)
 
-    def _again_by_value(self, worker: Worker, call: Call, token: bytes, reply: wire.Reply) -> None:
-        """Send a chain again from a link on whose function the worker does not have, or has with other code."""
-        session = worker.for_session()
-        links = [call, *worker.links]
-        worker.known.clear()
-        before = worker.value
-        worker.clear()
-        session.running -= 1
-        self._idle.append(worker)
-        if session.is_by_value(call) and token == session.function(call)[0]:
-            now = perf_counter()
-            error = TransferError(f"'{call.label}' cannot run in a worker: {reply.text}", process_id=call.label)
-            session.port.deliver(call, Failure(error, now, now))
-            return
-        if not session.is_by_value(call):
-            session.send_by_value(call)
-        if call.feed is not None:
-            call.args, call.kwargs = call.arguments(before)
-            call.feed = None
-        for link in links:
-            link.handle = None
-        call.started = 0.0
-        self.enqueue(session, [call])
+    def message(self) -> tuple[Any, ...]:
+        """Return it as a worker takes it."""
+        worker, session = self._worker, self._session
+        context = None
+        if worker.carried is not session.carried:
+            worker.carried = session.carried
+            context = (session.carried or NOTHING_CARRIED).packed(self.files)
+        return wire.CHAINS, self._functions, context, self._chains
 
-    # Lives and deaths
 
-    def _start_worker(self) -> bool:
-        """Start a worker; False if that has been given up."""
-        while True:
-            try:
-                with _starting:
-                    worker = Worker(*started(), self._selector)
-                    self._workers.add(worker)
-            except OSError as error:
-                if self._false_start(str(error)):
-                    return False
-            else:
-                worker.set_up()
-                return True
+def _ahead(worker: Worker) -> float:
+    return worker.ahead
 
-    def _end(self, worker: Worker) -> None:
-        """Kill a worker with its process group, and forget it."""
-        kill_group(worker.process.pid)
-        worker.process.wait()
-        worker.close()
-        self._workers.discard(worker)
-        if worker in self._idle:
-            self._idle.remove(worker)
-        if worker.session is not None:
-            worker.session.running -= 1
 
-    def _bury(self, worker: Worker) -> None:
-        """Charge the link that a worker was running when it died."""
-        if worker not in self._workers:
-            return
-        session, links, untouched = worker.session, list(worker.links), worker.untouched
-        self._end(worker)  # one that is ending keeps its exit code; one that has only closed its channel is killed
-        code = worker.process.returncode
-        if not worker.ready:
-            self._false_start(how(code))
-        elif session is None or not links or worker.dropping:
-            return
-        elif untouched:
-            for link in links:
-                link.handle, link.started = None, 0.0
-            self.enqueue(session, links[:1])
-        else:
-            session.port.deliver(
-                links[0], Failure(crashed(links[0], code), links[0].started, perf_counter(), worker=worker.name)
-            )
+def _last_used(worker: Worker) -> float:
+    return worker.page.started
 
-    def _false_start(self, how: str) -> bool:
-        """Count a worker that did not come up; give up, and say so, after some in a row with no other at work."""
-        self._false_starts += 1
-        if self._false_starts < MOST_FALSE_STARTS or any(worker.ready for worker in self._workers):
-            return self._false_starts >= MOST_FALSE_STARTS
-        self._give_up(how)
+
+def _fits(worker: Worker, cost: float | None) -> bool:
+    """Whether a chain is to wait in a worker, rather than with its run."""
+    if not worker.sent:
         return True
-
-    def _give_up(self, how: str) -> None:
-        self._false_starts = 0
-        now = perf_counter()
-        command = " ".join([sys.executable, *interpreter_flags(), MAIN])
-        for session in self._turns:
-            while session.queue:
-                call = session.queue.pop()
-                error = WorkerCrashedError(
-                    f"'{call.label}' was not started: {MOST_FALSE_STARTS} workers in a row ended at once "
-                    f"({how}); see what this command says: {command}",
-                    process_id=call.label,
-                )
-                session.port.deliver(call, Failure(error, now, now))
-        self._turns.clear()
+    if cost is None:
+        return False
+    ahead = worker.ahead
+    return ahead + cost <= AHEAD or (len(worker.sent) == 1 and cost <= LONG and ahead == 0.0)
 
 
-class WorkerSession:
-    """One run's use of the pool."""
-
-    queues = True
-    window = 2_000
-
-    def __init__(self, pool: WorkerPool, port: Port, slots: int) -> None:
-        self.queue = PriorityQueue()
-        self.running = 0
-        self.slots = slots
-        self.port = port
-        self._pool = pool
-        self._functions: dict[int, tuple[Any, bytes, bytes, bool]] = {}
-
-    def submit(self, chains: Sequence[Call]) -> None:
-        """Queue chains."""
-        try:
-            self._pool.command(lambda: self._pool.enqueue(self, chains))
-        except ShutdownError:
-            for call in chains:
-                self.port.deliver(call, Stopped(perf_counter(), ended=True))
-            raise
-
-    def stop(self, call: Call) -> None:
-        """Take a call out of the queue, or kill the worker that runs it."""
-        with suppress(ShutdownError):  # then everything is stopped anyway
-            self._pool.command(lambda: self._pool.stop(self, call))
-
-    def close(self) -> None:
-        """Forget the run's functions."""
-        self._functions.clear()
-
-    # For the owner
-
-    def function(self, call: Call) -> tuple[bytes, bytes]:
-        """Return the token and the pickle of a call's function, made once per run: a closure may change between runs.
-
-        Raises:
-            TransferError: it cannot be pickled.
-        """
-        known = self._functions.get(id(call.function))
-        if known is None:
-            known = self._pickled(call, by_value=False)
-        return known[1], known[2]
-
-    def is_by_value(self, call: Call) -> bool:
-        """Whether a call's function goes by value as a whole."""
-        known = self._functions.get(id(call.function))
-        return known is not None and known[3]
-
-    def send_by_value(self, call: Call) -> None:
-        """Send a call's function by value from now on."""
-        self._pickled(call, by_value=True)
-
-    def _pickled(self, call: Call, *, by_value: bool) -> tuple[Any, bytes, bytes, bool]:
-        function = call.function
-        try:
-            payload = wire.dumps(function, value_of=_module_of(function) if by_value else None)
-        except BaseException as error:
-            raise TransferError(
-                f"'{call.label}' cannot go to a worker process: {type(error).__name__}: {error}; "
-                f"keep what cannot be pickled out of what its function remembers, or use type='thread'",
-                process_id=call.label,
-                type_name=type(function).__name__,
-            ) from error
-        token = blake2b(payload, digest_size=16).digest()
-        known = self._functions[id(function)] = (function, token, payload, by_value)
-        return known
-
-    def arguments(self, call: Call) -> bytes:
-        """Return the pickle of a call's arguments.
-
-        Raises:
-            TransferError: one of them cannot be pickled.
-        """
-        try:
-            return wire.dumps_quickly((tuple(call.args), dict(call.kwargs)))
-        except BaseException as error:
-            name, value = _culprit(call)
-            raise TransferError(
-                f"'{call.label}' cannot receive {name!r} in a worker process: {_type_name(value)} cannot be pickled "
-                f"({type(error).__name__}: {error}); pass what it takes to make one, or use type='thread'",
-                process_id=call.label,
-                parameter=name,
-                type_name=_type_name(value),
-            ) from error
-
-
-def _culprit(call: Call) -> tuple[str, Any]:
-    """Return the first argument that cannot be pickled, and its name."""
-    import inspect
-
-    try:
-        names = list(inspect.signature(call.function).parameters)
-    except (TypeError, ValueError):
-        names = []
-    names += [f"argument {place}" for place in range(len(names), len(call.args))]
-    named = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
-    for name, value in named.items():
-        try:
-            wire.dumps_quickly(value)
-        except BaseException:
-            return name, value
-    return "its arguments", call.args
-
-
-def _type_name(value: Any) -> str:
-    kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _module_of(function: Any) -> Any:
-    """Return the module of a function, of what a partial calls, or of the class of an object."""
-    function = getattr(function, "func", function)
-    function = getattr(function, "__func__", function)
-    name = getattr(function, "__module__", None) or type(function).__module__
-    return sys.modules.get(name)
+def _links(item: Item) -> Iterable[Item]:
+    """Return the links of a chain that are encoded, from one on."""
+    call: Call | None = item.call
+    while call is not None and call.handle is not None:
+        yield call.handle
+        if call.handle.unsent is not None:
+            return
+        call = call.then

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import Any
 
@@ -10,7 +9,7 @@ import anyio
 from harness import case
 from inside import ten
 
-from pmflow import ProcessTimeoutError, WorkerCrashedError
+from pmflow import ProcessTimeoutError
 
 TYPES = {"async": "async", "inline": "async", "thread": "thread", "process": "process"}
 
@@ -59,29 +58,9 @@ def hanging(n: int) -> int:
 def test_a_call_that_times_out_costs_itself_only(strategy: str) -> None:
     """A call past its timeout is the failure of its own call; `stopped` says what became of the work."""
     call: Any = hanging_async if strategy == "async" else hanging
-    lost = 1 if strategy == "process" else 0
-    result = ten(call, type=strategy, timeout=0.3, fails_with=ProcessTimeoutError, lost_workers=lost, extra=0.3)
+    # What a new worker imports for its first call counts as that call's time, and a machine may be busy.
+    lost, timeout = (1, 1.0) if strategy == "process" else (0, 0.3)
+    result = ten(call, type=strategy, timeout=timeout, fails_with=ProcessTimeoutError, lost_workers=lost, extra=timeout)
     assert isinstance(result.exception, TimeoutError)
     assert result.stopped is (strategy != "thread")
     RELEASE.set()
-
-
-def exiting(n: int) -> int:
-    if n == 3:
-        os._exit(7)
-    return n * n
-
-
-def exiting_well(n: int) -> int:
-    if n == 3:
-        os._exit(0)
-    return n * n
-
-
-@case(code=(7, 0))
-def test_a_worker_that_exits_costs_the_call_it_ran(code: int) -> None:
-    """`os._exit` in a worker fails the call that did it, and no other; an exit without a result is no success."""
-    call = exiting if code else exiting_well
-    result = ten(call, type="process", fails_with=WorkerCrashedError, lost_workers=1)
-    assert "call_3" in str(result.exception)
-    assert str(code) in str(result.exception)

@@ -1,0 +1,389 @@
+"""Parcels: values on their way between processes, pickled once, carried without being opened, opened where needed.
+
+The program imports this file as part of the package, workers load it by its path: standard library only.
+
+A parcel is a pickle (protocol 5) and the large buffers in it, out of band. What is smaller than `LARGE` is in the
+parcel itself, and travels within a frame. The rest is in one anonymous file (a sealed `memfd`, which has no name in any
+file system), and travels as a descriptor: nobody copies it again.
+
+    +--------------------------+---------+----------+---------+----------+
+    | pickle (if it is large)  | padding | buffer 0 | padding | buffer 1 |
+    +--------------------------+---------+----------+---------+----------+
+
+A consumer maps the buffers copy-on-write: no copy, and yet each consumer's own. A file is never written to again: the
+pages that a private mapping has not touched would show the new bytes. A large pickle is read from the descriptor, for
+read from a mapping it would be in memory twice. The memory is given back when the last one lets go of the descriptor.
+"""
+
+from __future__ import annotations
+
+import _thread
+import copyreg
+import io
+import mmap
+import os
+import pickle
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+ALIAS = "_pmflow_parcels"
+"""What workers call this file: what is pickled by reference to it is found on both sides under that name."""
+
+LARGE = 1 << 20
+"""Bytes from which on a buffer, or a pickle, goes into a file."""
+
+PAGE = mmap.ALLOCATIONGRANULARITY
+
+PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
+"""Types whose values need no parcel: a frame can hold them as they are."""
+
+SHORT = 1 << 16
+"""Characters of a text, or bytes, up to which that is true of them."""
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a frame can hold a value as it is."""
+    kind = type(value)
+    return kind in PLAIN and (kind not in (str, bytes) or len(value) <= SHORT)
+
+
+class File:
+    """An anonymous file, closed with the last reference to it."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+def anonymous_file() -> File:
+    """Return a new file that has no name, on a descriptor above the standard ones, closed on exec."""
+    try:
+        fd = os.memfd_create("pmflow", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except AttributeError:  # not Linux
+        import tempfile
+
+        with tempfile.TemporaryFile(buffering=0) as file:
+            fd = os.dup(file.fileno())
+    return File(above_standard(fd))
+
+
+def above_standard(fd: int) -> int:
+    """Return a descriptor, moved if it is one of the standard three, which are the user's."""
+    if fd > 2:  # noqa: PLR2004 - stderr
+        return fd
+    import fcntl
+
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(fd)
+    return moved
+
+
+def _seal(fd: int) -> None:
+    import fcntl
+
+    if hasattr(fcntl, "F_ADD_SEALS"):
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+
+
+def write_all(fd: int, data: Any) -> None:
+    """Write bytes, however often that takes: a single write ends at 2 GB."""
+    left = memoryview(data).cast("B")
+    while left:
+        left = left[os.write(fd, left) :]
+
+
+class Parcel:
+    """A pickled value.
+
+    Attributes:
+        stream: the pickle; None if it is at the beginning of the file.
+        file: where the large parts are; None if there are none.
+        length: bytes of the pickle.
+        spans: offset and length of each buffer in the file.
+        attached: parcels that are part of the value, and were not opened for it.
+    """
+
+    __slots__ = ("attached", "file", "length", "spans", "stream")
+
+    def __init__(
+        self,
+        stream: bytes | None,
+        file: File | None = None,
+        length: int = 0,
+        spans: Sequence[tuple[int, int]] = (),
+        attached: Sequence[Parcel] = (),
+    ) -> None:
+        self.stream = stream
+        self.file = file
+        self.length = length
+        self.spans = spans
+        self.attached = attached
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds, without what is attached."""
+        return (self.length if self.stream is None else len(self.stream)) + sum(length for _, length in self.spans)
+
+    def open(self, unpickler: Any = None) -> Any:
+        """Return the value: each time another one.
+
+        Args:
+            unpickler: a class to read the pickle with, where classes that cloudpickle sent are in it.
+
+        Raises:
+            Exception: whatever the value's own code raises.
+        """
+        if self.file is None and not self.attached:
+            return _loads(self.stream, (), unpickler)
+        buffers = [self._buffer(offset, length) for offset, length in self.spans]
+        outer = getattr(_opening, "now", None)
+        _opening.now = self.attached, unpickler
+        try:
+            if self.stream is not None:
+                return _loads(self.stream, buffers, unpickler)
+            reader = io.BufferedReader(_Reader(self.file, self.length), 1 << 16)
+            return (unpickler or pickle.Unpickler)(reader, buffers=buffers).load()
+        finally:
+            _opening.now = outer
+
+    def _buffer(self, offset: int, length: int) -> memoryview:
+        """Map a buffer copy-on-write; read it where descriptors are scarce, for a mapping keeps one."""
+        fd = self.file.fd  # type: ignore[union-attr]  # where there are spans there is a file
+        if fd < _most_descriptors() // 2:
+            try:
+                mapped = mmap.mmap(fd, length, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset)
+            except OSError:
+                pass  # there are none left
+            else:
+                return memoryview(mapped)
+        data = bytearray(length)
+        read_into(fd, memoryview(data), offset)
+        return memoryview(data)
+
+    def in_memory(self) -> Parcel:
+        """Return it with its contents as bytes: for a program that holds too many descriptors."""
+        return self if self.file is None else _Loose(self)
+
+    # On the wire: what `marshal` knows, and the descriptors beside it
+
+    def packed(self, files: list[File]) -> list[Any]:
+        """Return it as a frame holds it; append its files to those that go with the frame."""
+        if self.file is None and not self.attached:
+            return [self.stream]
+        place = -1
+        if self.file is not None:
+            place = next((n for n, file in enumerate(files) if file is self.file), len(files))
+            if place == len(files):
+                files.append(self.file)
+        attached = [each.packed(files) for each in self.attached]
+        return [self.stream, place, self.length, list(self.spans), attached]
+
+    @classmethod
+    def unpacked(cls, packed: list[Any], files: Sequence[File]) -> Parcel:
+        """Return what `packed` has made a list of."""
+        if len(packed) == 1:
+            return cls(packed[0])
+        stream, place, length, spans, attached = packed
+        inner = [cls.unpacked(each, files) for each in attached]
+        return cls(stream, files[place] if place >= 0 else None, length, spans, inner)
+
+
+class _Loose(Parcel):
+    """A parcel without a descriptor; it gets one again, for a while, when it is opened or sent."""
+
+    __slots__ = ("_content",)
+
+    def __init__(self, parcel: Parcel) -> None:
+        super().__init__(parcel.stream, None, parcel.length, parcel.spans, parcel.attached)
+        self._content = bytearray(max([parcel.length, *(offset + length for offset, length in parcel.spans)]))
+        read_into(parcel.file.fd, memoryview(self._content), 0)  # type: ignore[union-attr]  # the caller has looked
+
+    def _with_file(self) -> Parcel:
+        file = anonymous_file()
+        write_all(file.fd, self._content)
+        _seal(file.fd)
+        return Parcel(self.stream, file, self.length, self.spans, self.attached)
+
+    def open(self, unpickler: Any = None) -> Any:
+        return self._with_file().open(unpickler)
+
+    def packed(self, files: list[File]) -> list[Any]:
+        return self._with_file().packed(files)
+
+
+_opening = _thread._local()  # noqa: SLF001 - that of `threading`, without importing it
+"""What is attached to the parcel that this thread is opening."""
+
+
+def attached(place: int) -> Any:
+    """Return the value of an attached parcel; what unpickling calls."""
+    parcels, unpickler = _opening.now
+    return parcels[place].open(unpickler)
+
+
+attached.__module__ = ALIAS
+_shared = sys.modules.setdefault(ALIAS, sys.modules[__name__])
+attached, _opening = _shared.attached, _shared._opening  # noqa: SLF001 - a program within a worker has the worker's
+
+
+def _loads(stream: Any, buffers: Sequence[Any], unpickler: Any) -> Any:
+    if unpickler is None or b"_make_skeleton_" not in stream:
+        return pickle.loads(stream, buffers=buffers)
+    return unpickler(io.BytesIO(stream), buffers=buffers).load()
+
+
+class _Reader(io.RawIOBase):
+    """Reads the beginning of a file at a place of its own: other processes have the same file."""
+
+    def __init__(self, file: File | None, length: int) -> None:
+        self._fd = file.fd  # type: ignore[union-attr]  # a pickle that is not in the parcel is in its file
+        self._at = 0
+        self._length = length
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")[: self._length - self._at]
+        read = os.preadv(self._fd, [view], self._at) if view else 0
+        self._at += read
+        return read
+
+
+def read_into(fd: int, view: memoryview, offset: int) -> None:
+    """Fill a view from a place in a file."""
+    while view:
+        read = os.preadv(fd, [view], offset)
+        if not read:
+            raise EOFError("a parcel is shorter than it was")
+        view, offset = view[read:], offset + read
+
+
+def _most_descriptors() -> int:
+    import resource
+
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+# Making them
+
+
+def pack_data(thing: Any, otherwise: Callable[[], Any], reducers: Mapping[type, Any] | None = None) -> Parcel:
+    """Return a value as a parcel: by plain pickle, or, where that cannot do it, as `otherwise` can.
+
+    What plain pickle refers to as part of ``__main__`` is not found there in another process.
+
+    Args:
+        thing: the value.
+        otherwise: returns a class of picklers.
+        reducers: type to what reduces its instances, beyond what pickle knows.
+
+    Raises:
+        Exception: it cannot be pickled.
+    """
+    try:
+        sink, parcel = _pickled(thing, pickle.Pickler, reducers)
+        if not sink.contains(b"__main__"):
+            return parcel()
+    except Exception:  # noqa: S110 - of whatever kind: the other way says it better
+        pass
+    return pack(thing, otherwise(), reducers)
+
+
+def pack(thing: Any, pickler: Any, reducers: Mapping[type, Any] | None = None) -> Parcel:
+    """Return what a class of picklers makes of something, as a parcel.
+
+    Raises:
+        Exception: it cannot be pickled.
+    """
+    return _pickled(thing, pickler, reducers)[1]()
+
+
+def _pickled(thing: Any, pickler: Any, reducers: Mapping[type, Any] | None) -> tuple[_Sink, Callable[[], Parcel]]:
+    sink = _Sink()
+    buffers: list[memoryview] = []
+
+    def stays(buffer: pickle.PickleBuffer) -> bool:
+        try:
+            raw = buffer.raw()
+        except BufferError:  # not contiguous
+            return True
+        if raw.nbytes < LARGE:
+            return True
+        buffers.append(raw)
+        return False
+
+    made = pickler(sink, 5, buffer_callback=stays)
+    inner: list[Parcel] = []
+    if reducers is not None:
+        made.dispatch_table = {
+            **getattr(made, "dispatch_table", copyreg.dispatch_table),
+            **{kind: partial(reduce, inner) for kind, reduce in reducers.items()},
+        }
+    made.dump(thing)
+    return sink, lambda: _assembled(sink, buffers, inner)
+
+
+def _assembled(sink: _Sink, buffers: Sequence[memoryview], inner: Sequence[Parcel]) -> Parcel:
+    """Return the parcel of a pickle and its buffers."""
+    stream, file, length = sink.ended()
+    if buffers and file is None:
+        file = anonymous_file()
+    spans = []
+    at = length if stream is None else 0
+    for raw in buffers:
+        at += -at % PAGE
+        os.lseek(file.fd, at, os.SEEK_SET)  # type: ignore[union-attr]  # where there are buffers there is a file
+        write_all(file.fd, raw)  # type: ignore[union-attr]
+        spans.append((at, raw.nbytes))
+        at += raw.nbytes
+    if file is not None:
+        _seal(file.fd)
+    return Parcel(stream, file, length, spans, inner)
+
+
+class _Sink:
+    """Takes a pickle: in memory as long as it is small, then in a file."""
+
+    __slots__ = ("file", "parts", "size")
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.file: File | None = None
+
+    def write(self, data: Any) -> int:
+        """Take a part."""
+        length = len(data)
+        self.size += length
+        if self.file is None:
+            if self.size < LARGE:
+                self.parts.append(bytes(data))
+                return length
+            self.file = anonymous_file()
+            for part in self.parts:
+                write_all(self.file.fd, part)
+            self.parts = []
+        write_all(self.file.fd, data)
+        return length
+
+    def ended(self) -> tuple[bytes | None, File | None, int]:
+        """Return the pickle, or the file that it is in and its length."""
+        if self.file is not None:
+            return None, self.file, self.size
+        return (self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)), None, self.size
+
+    def contains(self, text: bytes) -> bool:
+        """Whether the pickle has some bytes in it."""
+        if self.file is None:
+            return any(text in part for part in self.parts)
+        with mmap.mmap(self.file.fd, self.size, prot=mmap.PROT_READ) as content:
+            return content.find(text) >= 0
