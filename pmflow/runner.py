@@ -71,6 +71,9 @@ __all__ = ["arun", "run"]
 
 T = TypeVar("T")
 
+PATIENCE = 1.0
+"""Seconds after a Ctrl-C in which another one changes nothing."""
+
 Processes = Iterable[BaseProcess[Any]] | types.ModuleType | Graph
 
 
@@ -118,7 +121,13 @@ def run(processes: Any, /, **arguments: Any) -> Run[Any]:  # noqa: D417 - each a
     >>> run(words, inputs={"url": "a"}).value
     ['text', 'of', 'a']
     """
-    return _run(_Request.of(processes, caller(), arguments))
+    execution = _Execution(_Request.of(processes, caller(), arguments))
+    execution.run_here()
+    run = execution.result()
+    error = execution.error(run)
+    if error is not None:
+        raise error  # here: whoever reads the traceback is a frame away
+    return run
 
 
 @overload
@@ -221,26 +230,17 @@ def _check(options: Mapping[str, Any], planning: Mapping[str, Any]) -> None:
 # Running
 
 
-def _run(request: _Request) -> Run[Any]:
-    """Run in this thread, or, where an event loop is running in it, in another."""
-    execution = _Execution(request)
-    with place_lent(), execution.interruptible():
-        if all(node.lane in _WITHOUT_LOOP for node in request.plan.nodes.values()):
-            drive(execution.run(NoLoop()))
-        elif not _loop_is_running():
-            _with_anyio(execution.run)
-        else:
-            execution.run_in_thread()
-    return execution.concluded()
-
-
 _WITHOUT_LOOP = [lane + stage for lane in (INLINE, THREAD, WORKER) for stage in ("", STAGE)]
 
 
 async def _arun(request: _Request) -> Run[Any]:
     execution = _Execution(request)
     await execution.run()
-    return execution.concluded()
+    run = execution.result()
+    error = execution.error(run)
+    if error is not None:
+        raise error
+    return run
 
 
 def _loop_is_running() -> bool:
@@ -329,6 +329,16 @@ class _Execution:
                 opened[lane] = worker_pool().open(scheduler, request.max_processes)
         return opened
 
+    def run_here(self) -> None:
+        """Run in this thread, or, where an event loop is running in it, in another."""
+        with place_lent(), self.interruptible():
+            if all(node.lane in _WITHOUT_LOOP for node in self.request.plan.nodes.values()):
+                drive(self.run(NoLoop()))
+            elif not _loop_is_running():
+                _with_anyio(self.run)
+            else:
+                self.run_in_thread()
+
     def run_in_thread(self) -> None:
         """Run in an event loop of its own, in a thread of its own; wait for it."""
         failed: list[BaseException] = []
@@ -366,16 +376,22 @@ class _Execution:
 
     @contextmanager
     def interruptible(self) -> Generator[None]:
-        """Let Ctrl-C stop the run instead of falling into the middle of it; a second one falls where it falls."""
+        """Let Ctrl-C stop the run instead of falling into the middle of it.
+
+        Impatience changes nothing: what can be stopped is stopped at once, and nothing else is waited for. One that
+        comes `PATIENCE` after the first falls where it falls.
+        """
         before = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
         if not _is_the_usual(before):
             yield
             return
 
+        first: list[float] = []
+
         def handle(number: int, frame: Any) -> None:
-            again = self._interrupted
+            first.append(perf_counter())
             self.interrupt()
-            if in_user_code(frame) or (again and not _in_an_executor(frame)):
+            if in_user_code(frame) or first[-1] - first[0] > PATIENCE:
                 signal.default_int_handler(number, frame)
 
         signal.signal(signal.SIGINT, handle)
@@ -386,17 +402,17 @@ class _Execution:
 
     # The end
 
-    def concluded(self) -> Run[Any]:
-        """Return the run, or raise what it ended in."""
-        run, scheduler, request = self.result(), self.scheduler, self.request
+    def error(self, run: Run[Any]) -> BaseException | None:
+        """Return what the run is to raise; None if it is to be returned."""
+        scheduler, request = self.scheduler, self.request
         if scheduler.stopped_by == "interrupt":
             interrupt = KeyboardInterrupt()
             interrupt.run = run  # type: ignore[attr-defined]
-            raise interrupt
+            return interrupt
         if request.on_error == "return":
-            return run
+            return None
         if scheduler.stopped_by == "timeout":
-            raise RunTimeoutError(
+            return RunTimeoutError(
                 f"the run took longer than its timeout of {request.timeout:g} s; what had finished is in .run",
                 timeout=request.timeout,
                 run=run,
@@ -407,9 +423,7 @@ class _Execution:
             for name, base, each in run._each()  # noqa: SLF001 - elements too
             if type(each) is Failure and each.required
         ]
-        if failed:
-            raise _workflow_error(run, failed)
-        return run
+        return _workflow_error(run, failed) if failed else None
 
     def result(self) -> Run[Any]:
         """Return the run."""
@@ -424,18 +438,6 @@ class _Execution:
             clock=scheduler.clock,
             execution_time=self._ended - self._started,
         )
-
-
-def _in_an_executor(frame: types.FrameType | None) -> bool:
-    """Whether this frame is within a step of an executor's, which is short, and must not be left halfway."""
-    while frame is not None:
-        if frame.f_code.co_filename.startswith(_EXECUTORS):
-            return True
-        frame = frame.f_back
-    return False
-
-
-_EXECUTORS = os.path.join(os.path.dirname(__file__), "executors", "")  # noqa: PTH118, PTH120 - as code objects have it
 
 
 async def _closed(announcer: Announcer, loop: Loop | None) -> None:
@@ -453,7 +455,7 @@ def _is_the_usual(handler: Any) -> bool:
     """Whether a SIGINT handler is Python's own, or the one of an event loop: not one that a user has chosen."""
     inner = handler.func if isinstance(handler, partial) else handler
     module = getattr(inner, "__module__", None) or ""
-    return inner is signal.default_int_handler or module.partition(".")[0] in ("asyncio", "trio")
+    return inner is signal.default_int_handler or module.partition(".")[0] in ("anyio", "asyncio", "trio")
 
 
 def _with_anyio(function: Callable[[], Awaitable[None]]) -> None:

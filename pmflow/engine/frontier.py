@@ -192,6 +192,11 @@ class Frontier:
         found = self._lanes.get(lane)
         return found.take(limit) if found is not None and found.heap else []
 
+    def first(self, lane: str) -> tuple[Priority, int] | None:
+        """Return the priority of the most urgent units of a lane, and how many they are; None if nothing is ready."""
+        found = self._lanes.get(lane)
+        return (found.heap[0], len(found.buckets[found.heap[0]])) if found is not None and found.heap else None
+
     def succeed(self, unit: Unit) -> bool:
         """Note that a unit has ended well; True if it was the last element of its mapped unit."""
         if type(unit) is tuple:

@@ -55,7 +55,7 @@ class Node:
         priority: of its chain; smaller goes first.
         mapped: whether it is called once per element.
         opens: whether what a worker returned is needed in this program.
-        hands_on: whether nobody but the next link of its chain can ever ask for its value.
+        hands_on: whether nobody but the next link of its chain, if that, can ever ask for its value.
     """
 
     __slots__ = (
@@ -556,20 +556,33 @@ def _separate(plan: Plan) -> None:
 
 
 def _settle_values(plan: Plan) -> None:
-    """Say which values of workers have to come into this program, and which never leave their worker."""
+    """Say which values of workers have to come into this program, and which nobody can ever ask for."""
     nodes = plan.nodes
     for name, node in nodes.items():
-        if WORKER not in node.lane:
-            continue
         asked = name in plan.targets
+        if WORKER not in node.lane:
+            node.hands_on = not asked and not plan.keep_all and not wanted(nodes, node)
+            continue
         node.opens = (
             asked
             or type(node.process) is not FunctionProcess  # it may be a result, to be opened
             or any(_opens(plan, node, nodes[consumer]) for consumer in node.consumers)
         )
+        if asked or plan.keep_all:
+            continue
         after = node.next
-        if after is not None and not asked and not plan.keep_all and after.edges[0][2] != AFTER:
+        if after is not None and after.edges[0][2] != AFTER:
             node.hands_on = after.settings.retry_strategy is None and not after.settings.crash_retries
+        elif not wanted(nodes, node):
+            node.hands_on, node.opens = True, False
+
+
+def wanted(nodes: Mapping[str, Node], node: Node) -> int:
+    """Return how many consumers want the value of a process, and not only its good end."""
+    return sum(
+        any(source == node.id and kind not in (AFTER, EACH + AFTER) for _, source, kind in nodes[name].edges)
+        for name in node.consumers
+    )
 
 
 def _opens(plan: Plan, node: Node, consumer: Node) -> bool:

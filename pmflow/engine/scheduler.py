@@ -47,10 +47,10 @@ from pmflow.engine.attempt import (
     why,
 )
 from pmflow.engine.loops import Loop
-from pmflow.engine.plan import ELEMENT, INLINE, LANES, SOME, STAGE, TASK, Node, Plan, check_sequence
+from pmflow.engine.plan import ELEMENT, INLINE, LANES, SOME, STAGE, TASK, Node, Plan, check_sequence, wanted
 from pmflow.errors import InputError, ProcessError, WorkerCrashedError
 from pmflow.executors.base import Began, Call, Logged, Sealed, Session, Stopped
-from pmflow.graph import EACH, takes_result
+from pmflow.graph import AFTER, EACH, takes_result
 from pmflow.outcomes import RELEASED, Cancelled, Failure, Handle, Mapped, Outcome, ProcessState, Skipped, Success
 from pmflow.results import Clock, ProcessResult, result_of
 
@@ -112,7 +112,7 @@ class Scheduler:
         self._held: dict[str, int] = dict.fromkeys(LANES, 0)
         self._batches: dict[str, list[Call]] = {lane: [] for lane in LANES}
         self._ends: deque[tuple[Node, Key, Outcome]] = deque()
-        self._uses = {} if plan.keep_all else {name: len(node.consumers) for name, node in plan.nodes.items()}
+        self._uses = {} if plan.keep_all else {name: wanted(plan.nodes, node) for name, node in plan.nodes.items()}
         self.loop: Loop
         self._sessions: Mapping[str, Session]
 
@@ -132,10 +132,6 @@ class Scheduler:
         self._thread = get_ident()
         async with loop:
             self._sessions = sessions = open_sessions(self)
-            self._windows = {
-                lane: min(session.window, SOME) if STAGE in lane else session.window
-                for lane, session in sessions.items()
-            }
             try:
                 if self._timeout is not None:
                     self._set_timer(self._timeout, self._run_timed_out, None)
@@ -209,7 +205,9 @@ class Scheduler:
         """Submit what is ready; True if there may be more at once."""
         self._more = False
         for lane, session in self._sessions.items():
-            room = min(self._windows[lane] - self._held[lane], STARTS)
+            room = min(session.window - self._held[lane], STARTS)
+            if STAGE in lane:
+                room = 0 if self._runs_ahead(lane) else min(room, self._some() - self._held[lane])
             units = self._frontier.take_ready(lane, room) if room > 0 else ()
             for unit in units:
                 if type(unit) is tuple:
@@ -228,6 +226,18 @@ class Scheduler:
             if len(units) == STARTS:
                 self.loop.wake()
         return self._more
+
+    def _some(self) -> int:
+        """Return how many elements of a pipeline are begun at once: what its narrowest lane can take."""
+        return min([SOME, *(session.window for lane, session in self._sessions.items() if STAGE in lane)])
+
+    def _runs_ahead(self, lane: str) -> bool:
+        """Whether elements of a pipeline that are further along wait in another lane: then nothing new is begun."""
+        mine = self._frontier.first(lane)
+        if mine is None:
+            return False
+        others = [self._frontier.first(other) for other in self._sessions if STAGE in other and other != lane]
+        return any(theirs is not None and theirs[0] < mine[0] and theirs[1] >= SOME // 4 for theirs in others)
 
     # Beginnings
 
@@ -543,6 +553,8 @@ class Scheduler:
             self._tell_end(f"{name}_{index}", node, outcome)
         if self._uses and type(outcome) is Success:
             self._release_elements(node, index)
+            if not self._uses[name] and name not in self.plan.targets:
+                outcome.value = RELEASED
         if self._frontier.succeed(key):
             self._complete([name])
 
@@ -570,7 +582,10 @@ class Scheduler:
         """Let go of values all of whose consumers have completed."""
         uses = self._uses
         targets = self.plan.targets
-        for source in {source for _, source, _ in node.edges}:
+        own = self.outcomes[node.id]
+        if not uses[node.id] and type(own) is Success and node.id not in targets:
+            own.value = RELEASED
+        for source in {source for _, source, kind in node.edges if kind not in (AFTER, EACH + AFTER)}:
             uses[source] -= 1
             if not uses[source] and source not in targets:
                 outcome = self.outcomes.get(source)

@@ -252,6 +252,7 @@ class Worker:
         """Return the messages that have come; sets ``closed`` at their end.
 
         Raises:
+            OSError: there was no room for a descriptor that came with one.
             ValueError: something that is no message.
         """
         found: list[tuple[Any, list[int]]] = []
@@ -260,7 +261,7 @@ class Worker:
                 data, descriptors = wire.receive(self.connection)
             except BlockingIOError:
                 break
-            except OSError:
+            except ConnectionError:
                 data, descriptors = b"", []
             if not data:
                 self.closed = True

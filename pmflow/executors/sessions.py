@@ -29,11 +29,17 @@ if TYPE_CHECKING:
     from pmflow.executors.surroundings import Surroundings
     from pmflow.executors.workers import WorkerPool
 
-AHEAD = 64 << 20
+AHEAD = 32 << 20
 """Bytes of arguments that are encoded before a worker has taken them."""
 
-KEPT = 64 << 20
+KEPT = 16 << 20
 """Bytes of large arguments that are kept, to be sent again; the last one is, whatever its size."""
+
+IN_FLIGHT = 8 << 20
+"""Bytes that calls take or return, for as many of which calls are begun ahead."""
+
+MOST = 2_000
+"""Calls that are begun ahead at most."""
 
 _tokens = itertools.count()
 
@@ -78,9 +84,9 @@ class WorkerSession:
     """
 
     queues = True
-    window = 2_000
 
     def __init__(self, pool: WorkerPool, port: Port, slots: int, surroundings: Surroundings) -> None:
+        self.window = MOST
         self.queue = PriorityQueue()
         self.raw: deque[Call] = deque()
         self.workers: set[Worker] = set()
@@ -91,6 +97,7 @@ class WorkerSession:
         self._context: Any = None
         self._pool = pool
         self._waiting = 0
+        self._weight = 0.0
         self._functions: dict[int, Function] = {}
         self._large: dict[int, tuple[Any, Parcel]] = {}
 
@@ -157,6 +164,11 @@ class WorkerSession:
         if is_large(handle.parcel):
             self._keep(value, handle.parcel)
 
+    def weigh(self, size: int) -> None:
+        """Note how many bytes a call takes or returns: where it is much, fewer are begun ahead."""
+        self._weight += (size - self._weight) / 8
+        self.window = max(2 * self.slots, min(MOST, int(IN_FLIGHT / (self._weight + 1))))
+
     def taken(self, item: Item) -> None:
         """Note that a worker has been sent a link."""
         self._waiting -= item.size
@@ -220,6 +232,7 @@ class WorkerSession:
             ) from error
         if is_large(parcel):
             item.size += parcel.size
+            self.weigh(parcel.size)
             self._keep(value, parcel)
         return parcel
 

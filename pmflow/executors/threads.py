@@ -23,7 +23,7 @@ from typing import Any
 from pmflow.errors import ShutdownError, ThreadsExhaustedError
 from pmflow.executors.base import BEGAN, Call, Port, PriorityQueue, Stopped
 from pmflow.executors.values import FINAL, finished, is_final, without_our_frames
-from pmflow.outcomes import Failure, Success
+from pmflow.outcomes import RELEASED, Failure, Success
 
 MOST_ABANDONED = 64
 """Threads held by calls that were given up; beyond, every further one would be likely to hang too."""
@@ -292,7 +292,7 @@ class _Thread(threading.Thread):
                 if self._goes_on(None):
                     deliver(call, failure)
                 return
-            outcome = Success(value, started, perf_counter(), note)
+            outcome = Success(RELEASED if call.hand_on else value, started, perf_counter(), note)
             then = call.then
             if not self._goes_on(then):
                 return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -115,7 +116,8 @@ class Warden:
                 (os.POSIX_SPAWN_DUP2, fd, place) for fd, place in zip(high, (CHANNEL, PROGRAM), strict=True) if fd >= 0
             ]
             argv = command("warden_main.py", CHANNEL, PROGRAM if high[1] >= 0 else -1)
-            self.pid = os.posix_spawn(argv[0], argv, environment(size), file_actions=actions)
+            # Its own session at once: Ctrl-C goes to the program's, and the program tells the warden.
+            self.pid = os.posix_spawn(argv[0], argv, environment(size), file_actions=actions, setsid=True)
         except BaseException:
             self._channel.close()
             raise
@@ -123,6 +125,7 @@ class Warden:
             for descriptor in filter(lambda each: each >= 0, high):
                 os.close(descriptor)
         self._frames = wire.Frames()
+        self._is_up = False
         if lost:
             self._say("clear", list(lost))
 
@@ -159,11 +162,15 @@ class Warden:
             data = b""
         if not data:
             raise GoneError("the warden has ended")
+        self._is_up = True
         return [(name, code) for (what, name, code), _ in self._frames.feed(data) if what == "ended"]
 
     def close(self) -> None:
         """End it, and so everything."""
         self._channel.close()
+        if not self._is_up:  # it would find that out once it has started; what it may have forked dies with it
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
         deadline = time.monotonic() + ENOUGH
         while time.monotonic() < deadline:
             try:

@@ -263,8 +263,6 @@ def main(channel: int, program: int) -> None:
     os.closerange(max(channel, program) + 1, os.sysconf("SC_OPEN_MAX"))
     for descriptor in filter(lambda each: each >= 0, (channel, program)):
         os.set_inheritable(descriptor, False)  # noqa: FBT003 - as Python has it
-    with suppress(OSError):
-        os.setsid()
     _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     warden = Warden(channel, program)
     try:

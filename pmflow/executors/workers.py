@@ -24,6 +24,7 @@ from __future__ import annotations
 import atexit
 import os
 import selectors
+import signal
 import socket
 import sys
 import threading
@@ -42,7 +43,7 @@ from pmflow.executors.base import BEGAN, Call, Delivered, Logged, Port, Stopped
 from pmflow.executors.channel import Held, Item, Worker, crashed, how, outcome_of
 from pmflow.executors.parcels import LARGE, File, Parcel, above_standard
 from pmflow.executors.platform import starved
-from pmflow.executors.sessions import Pace, WorkerSession
+from pmflow.executors.sessions import MOST, Pace, WorkerSession
 from pmflow.executors.surroundings import NOTHING_CARRIED, Modules, Surroundings, carried
 from pmflow.executors.warden import GoneError, Keeper, command, keeper
 from pmflow.outcomes import RELEASED, Failure
@@ -240,7 +241,7 @@ class WorkerPool:
             self._wake()
 
     def _stopped(self, session: WorkerSession, call: Call, worker: Worker | None = None) -> None:
-        call.stopped = True
+        call.stopped, call.handle = True, None
         begun = worker.pid if worker is not None and call.started else None
         self._told.append((session.port, call, Stopped(perf_counter(), ended=True, worker=begun)))
 
@@ -406,6 +407,7 @@ class WorkerPool:
             self._again_by_value(worker, session, item, message, files)
             return
         told = self._told
+        call.handle = None  # they know one another: the arguments are to go with the last reference, not as garbage
         outcome = outcome_of(call, message, files, worker)
         call.started = started = message[3]
         item.function.pace.note(message[4] - started)
@@ -415,7 +417,11 @@ class WorkerPool:
                 link, error = item.unsent
                 now = perf_counter()
                 told.append((session.port, link, Failure(error, now, now)))
-            elif call.then is not None:
+            elif type(outcome.value) is Held:  # type: ignore[union-attr]  # a success
+                session.weigh(outcome.value.parcel.size)  # type: ignore[union-attr]
+            elif session.window < MOST:
+                session.weigh(0)
+            if item.unsent is None and call.then is not None:
                 worker.go_on(item, call.then.handle)
                 worker.value = outcome.value  # type: ignore[union-attr]  # a success
         if not worker.sent:
@@ -690,6 +696,7 @@ class WorkerPool:
             self._start_workers()
 
     def _charge(self, worker: Worker, session: WorkerSession, call: Call, code: int) -> None:
+        call.handle = None
         now = perf_counter()
         started = worker.page.started
         before, self._starved = self._starved, starved() if code == -9 else self._starved  # noqa: PLR2004 - SIGKILL
@@ -754,6 +761,8 @@ class WorkerPool:
 
     def _end_of_program(self) -> None:
         self._over = True  # a daemon thread may still ask for more
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending already, and says nothing more
         self.close()
 
 
