@@ -270,6 +270,7 @@ class _Execution:
         self._ended = 0.0
         self.scheduler: Scheduler
         self._interrupted = False
+        self._leading: Any = None
 
     async def run(self, loop: Loop | None = None) -> None:
         """Run in the running event loop, or in another."""
@@ -293,6 +294,8 @@ class _Execution:
             await scheduler.run(loop, self._open_sessions)
         finally:
             self._ended = perf_counter()
+            if self._leading is not None:
+                self._leading.leave()
             if announcer is not None:
                 announcer.announce("run_ended", scheduler.clock(self._ended))
                 await _closed(announcer, loop)
@@ -327,6 +330,9 @@ class _Execution:
                 opened[lane] = thread_pool().open(scheduler, request.max_threads)
             else:
                 opened[lane] = worker_pool().open(scheduler, request.max_processes)
+        if isinstance(scheduler.loop, NoLoop) and all(WORKER in lane for lane in lanes):
+            # It waits for workers alone: it may as well hear them itself.
+            scheduler.loop.listener = self._leading = worker_pool().lead()
         return opened
 
     def run_here(self) -> None:

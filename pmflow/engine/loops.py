@@ -194,6 +194,16 @@ class TrioLoop:
         task.cancel()
 
 
+class Listener(Protocol):
+    """What a thread that waits can do meanwhile: listen to others, for itself and for others."""
+
+    def attend(self, limit: float | None) -> None:
+        """Listen once, for so many seconds at most."""
+
+    def wake(self) -> None:
+        """End the listening; from any thread or a signal handler."""
+
+
 class NoLoop:
     """No event loop at all: for graphs without coroutines, in a thread that may block.
 
@@ -206,6 +216,8 @@ class NoLoop:
         self._soon: deque[Callable[[], None]] = deque()
         # A signal handler wakes it too: nothing with a lock that the thread it interrupts may hold.
         self._woken: SimpleQueue[None] = SimpleQueue()
+        self.listener: Listener | None = None
+        self._listening = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -219,17 +231,35 @@ class NoLoop:
             for _ in range(len(soon)):
                 soon.popleft()()
             return
+        if self.listener is not None:
+            self._listen(self.listener, deadline)
         with suppress(Empty):
-            self._woken.get(timeout=None if deadline == inf else max(0.0, deadline - monotonic()))
+            left = 0.0 if self.listener is not None else inf if deadline == inf else max(0.0, deadline - monotonic())
+            self._woken.get(timeout=None if left == inf else left)
             while True:
                 self._woken.get_nowait()
 
     wait_shielded = wait
 
+    def _listen(self, listener: Listener, deadline: float) -> None:
+        """Do a listener's work until there is something to do here."""
+        self._listening = True  # before it is looked whether there is something: whoever comes now ends the listening
+        try:
+            while self._woken.empty():
+                left = deadline - monotonic()
+                if left <= 0:
+                    return
+                listener.attend(None if left == inf else left)
+        finally:
+            self._listening = False
+
     def wake(self) -> None:
         self._woken.put(None)
 
-    wake_threadsafe = wake
+    def wake_threadsafe(self) -> None:
+        self._woken.put(None)
+        if self._listening and self.listener is not None:
+            self.listener.wake()
 
     def call_soon(self, function: Callable[[], None]) -> None:
         self._soon.append(function)

@@ -248,14 +248,12 @@ class Worker:
             waiting.clear()  # it is dead, which is heard elsewhere
         return True
 
-    def receive(self) -> list[tuple[Any, list[int]]]:
+    def receive(self) -> list[tuple[Any, Sequence[int]]]:
         """Return the messages that have come; sets ``closed`` at their end.
 
-        Raises:
-            OSError: there was no room for a descriptor that came with one.
-            ValueError: something that is no message.
+        What cannot be received (there was no room for a descriptor) or understood ends it with ``frames.error``.
         """
-        found: list[tuple[Any, list[int]]] = []
+        found: list[tuple[Any, Sequence[int]]] = []
         while not self.closed:
             try:
                 data, descriptors = wire.receive(self.connection)
@@ -263,11 +261,14 @@ class Worker:
                 break
             except ConnectionError:
                 data, descriptors = b"", []
+            except OSError as error:
+                self.frames.error = error
+                break
             if not data:
                 self.closed = True
                 break
             found += self.frames.feed(data, descriptors)
-            if len(data) < wire.CHUNK:
+            if len(data) < wire.CHUNK or self.frames.error is not None:
                 break
         return found
 
@@ -288,14 +289,15 @@ class Worker:
 
 def outcome_of(call: Call, message: Any, files: list[File], worker: Worker) -> Success | Sealed:
     """Return a reply as an outcome; what takes code of the user's to make is sealed."""
-    _, kind, payload, started, ended, cpu, peak, *rest = message
-    note = (1, worker.pid, True, cpu, peak)
-    if kind in (wire.VALUE, wire.HANDED_ON):
-        value = RELEASED if kind == wire.HANDED_ON else payload
-        if type(payload) is list:
-            value = Held(Parcel.unpacked(payload, files), call.label, worker.pid)
-        return Success(value, started, ended, note)
-    return Sealed(partial(_failure, call, kind, payload, started, ended, note, rest))
+    kind, value = message[1], message[2]
+    note = (1, worker.pid, True, message[5], message[6])
+    if kind == wire.VALUE:
+        if type(value) is list:
+            value = Held(Parcel.unpacked(value, files), call.label, worker.pid)
+        return Success(value, message[3], message[4], note)
+    if kind == wire.HANDED_ON:
+        return Success(RELEASED, message[3], message[4], note)
+    return Sealed(partial(_failure, call, kind, value, message[3], message[4], note, message[7:]))
 
 
 def _failure(  # noqa: PLR0913, PLR0917 - a reply, in its parts

@@ -10,13 +10,17 @@ and a digest of its code. A worker that cannot import it, or finds other code (a
 from __future__ import annotations
 
 import _thread
+import collections
 import pickle
 import sys
 import types
 import zlib
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+
+TYPE_CHECKING = False  # as type checkers know it; to import `typing` takes 4 ms
+if TYPE_CHECKING:
+    from typing import Any
 
 ALIAS = "_pmflow_pickling"
 """What workers call this file: what is pickled by reference to it is found on both sides under that name."""
@@ -156,12 +160,10 @@ def load_function(module: str, qualname: str, expected: int) -> Any:
     raise NotHereError(f"{module}.{qualname} is not what it is in the program")
 
 
-class Parts(NamedTuple):
+class Parts(collections.namedtuple("Parts", "kind args state")):  # noqa: PYI024  # pyright: ignore[reportUntypedNamedTuple] - that of `typing` takes 4 ms
     """An exception in parts, for one whose class cannot be called with its ``args`` (what unpickling does)."""
 
-    kind: type[BaseException]
-    args: tuple[Any, ...]
-    state: dict[str, Any]
+    __slots__ = ()
 
 
 def put_together(thing: Any) -> Any:

@@ -9,7 +9,10 @@ import io
 import os
 import types
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+
+TYPE_CHECKING = False  # as type checkers know it; to import `typing` takes 4 ms
+if TYPE_CHECKING:
+    from typing import Any
 
 FINAL: set[type] = {type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset}
 """Types of values that are neither awaitable nor an iterator; grows as types are met."""

@@ -10,17 +10,19 @@ import fcntl
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pmflow.executors import wire
 from pmflow.executors.parcels import above_standard
 from pmflow.executors.platform import interpreter_flags, kill_group, numeric_threads
+
+if TYPE_CHECKING:
+    import subprocess
 
 HERE = Path(__file__).parent
 CHANNEL, PROGRAM = 3, 4
@@ -200,6 +202,8 @@ class Direct:
 
     def fork(self, name: str, channel: int, page: int) -> None:
         """Start a worker."""
+        import subprocess
+
         end, lifeline = os.pipe()
         end, lifeline = above_standard(end), above_standard(lifeline)
         try:

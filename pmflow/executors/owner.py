@@ -1,0 +1,151 @@
+"""Who hears the workers: a daemon thread of the pool, or a run's own thread, while that has nothing else to do.
+
+To hand a reply from one thread to another costs more than the reply itself. So a run that waits for workers alone may
+*lead*: it listens to all channels of the pool while it waits, for others too. One run leads at a time. The owner
+stands by meanwhile, and helps out when the leader has been away for long.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from time import perf_counter, sleep
+from typing import Any
+
+from pmflow.executors.parcels import above_standard
+
+AWAY = 0.02
+"""Seconds after which somebody else listens for a leader that is busy."""
+
+Step = Callable[[list[tuple[Any, int]]], tuple[float | None, float]]
+"""Attends to who has something to say (and what can be done to it); returns in how many seconds it wants to be called
+again whoever speaks, and for how many nobody will miss it."""
+
+
+class Owner:
+    """Listens, and calls a step of its pool's.
+
+    Args:
+        step: what is called.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._selector = selectors.DefaultSelector()
+        ear, mouth = socket.socketpair()
+        self._ear = socket.socket(fileno=above_standard(ear.detach()))
+        self._mouth = socket.socket(fileno=above_standard(mouth.detach()))
+        self._ear.setblocking(False)  # noqa: FBT003 - as Python has it
+        self._mouth.setblocking(False)  # noqa: FBT003
+        self._selector.register(self._ear, selectors.EVENT_READ, None)
+        self._listening = threading.Lock()
+        self._bell = threading.Event()
+        self._leader: int | None = None
+        self._heard_at = 0.0
+        self._again: float | None = None
+        self._nap = 0.0
+        self._closed = False
+        self._thread = threading.Thread(target=self._own, name="pmflow-workers", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._thread.start()
+
+    def watch(self, channel: Any, who: Any, *, writable: bool = False) -> None:
+        """Listen to a channel; ``writable``: also for that it takes more."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writable else 0)
+        if channel.fileno() in self._selector.get_map():
+            self._selector.modify(channel, events, who)
+        else:
+            self._selector.register(channel, events, who)
+
+    def unwatch(self, channel: Any) -> None:
+        """Listen to a channel no more."""
+        self._selector.unregister(channel)
+
+    def wake(self) -> None:
+        """Have the step called soon, by whoever listens."""
+        with suppress(BlockingIOError, OSError):  # it will find what is there already; or it has been closed
+            self._mouth.send(b"!")
+
+    def expect(self) -> None:
+        """Have the step called again though nobody speaks: something waits in a worker."""
+        if self._again is None:
+            self._again = 0.0
+            if self._leader != threading.get_ident():
+                self.wake()
+
+    # Listening
+
+    def _listen(self, limit: float | None) -> None:
+        """Wait for somebody to speak, and call the step."""
+        again, nap = self._again, self._nap
+        if nap:
+            sleep(nap)
+        if again is not None:
+            limit = again if limit is None else min(again, limit)
+        found = self._selector.select(limit)
+        ready = [(key.data, events) for key, events in found if key.data is not None]
+        if len(ready) < len(found):
+            with suppress(BlockingIOError):
+                self._ear.recv(4096)
+        del found
+        self._again, self._nap = self._step(ready)
+        self._heard_at = perf_counter()
+
+    def _own(self) -> None:
+        while not self._closed:
+            if not self._is_led():
+                with self._listening:
+                    if not self._is_led():  # still
+                        self._listen(None)
+                continue
+            self._bell.wait(AWAY)
+            if perf_counter() - self._heard_at > AWAY and self._listening.acquire(blocking=False):
+                try:
+                    if not self._closed:
+                        self._listen(0.0)
+                finally:
+                    self._listening.release()
+
+    # Leading
+
+    def _is_led(self) -> bool:
+        return self._leader is not None
+
+    def lead(self) -> bool:
+        """Have the calling thread listen from now on, by `attend`; False if another leads."""
+        if self._leader is not None or self._closed:
+            return False
+        self._leader = threading.get_ident()
+        self._bell.clear()
+        self.wake()  # whoever listens now is to let it
+        return True
+
+    def attend(self, limit: float | None) -> None:
+        """Listen once, for so many seconds at most; by the leader."""
+        with self._listening:
+            if not self._closed:
+                self._listen(limit)
+
+    def leave(self) -> None:
+        """Lead no more."""
+        self._leader = None
+        self._bell.set()
+
+    def close(self, seconds: float) -> None:
+        """End, and wait for that; the channels stay the caller's."""
+        self._closed = True
+        self._bell.set()
+        self.wake()
+        self._thread.join(seconds)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close what it listens with."""
+        self._selector.close()
+        self._ear.close()
+        self._mouth.close()
