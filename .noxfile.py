@@ -22,6 +22,15 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Run the fault campaign again and again: 20 times, or as often as is said, ``-- 3``."""
+    session.install(".[test]")
+    times, *options = session.posargs or ["20"]
+    for _ in range(int(times)):
+        session.run("pytest", "tests/faults", "tests/test_workers.py", "-p", "no:randomly", "-q", "-x", *options)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, format and the direction of imports."""
     session.install(".[dev]")

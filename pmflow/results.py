@@ -173,7 +173,7 @@ class ProcessResult(Generic[T]):
             object.__setattr__(self, "_data", self._data.open())
         if self._data is RELEASED:
             raise ValueReleasedError(
-                f"the data of '{self.process_id}' was released once its dependants had completed; "
+                f"the data of '{self.process_id}' was released once its dependants had it; "
                 f'name it in targets=, or run with keep="all"',
                 process_id=str(self.process_id),
             )

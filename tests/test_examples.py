@@ -9,7 +9,7 @@ from pathlib import Path
 import pmflow
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-TESTED = {"census.py", "class_processes.py", "quickstart.py"}
+TESTED = {"census.py", "class_processes.py", "quickstart.py", "worker_processes.py"}
 
 
 def printed(example: str, *arguments: object, cwd: Path) -> str:
@@ -52,6 +52,17 @@ def test_class_processes(tmp_path: Path) -> None:
     name = best.removeprefix("the best: ")
     assert shares[name] == min(shares.values())
     assert alone == "alone: success=False, FileNotFoundError after 3 attempts"
+
+
+def test_worker_processes(tmp_path: Path) -> None:
+    """A crash is tried again, a log record arrives, the folder is put back, and large values do not come in."""
+    warning, measured, size, peak = printed("worker_processes.py", cwd=tmp_path).splitlines()
+    assert warning == "WARNING of untidy, attempt 1: a child is left behind"
+    assert measured == "measured 42 in attempt 2"
+    assert size == "4,000,000 bytes; back in the program's folder: True"
+    found = re.fullmatch(r"the worker that made them held at most (\d+) MB", peak)
+    assert found is not None
+    assert int(found[1]) >= 4
 
 
 COMPARED = re.compile(

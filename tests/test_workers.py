@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from pmflow.errors import ProcessError, TransferError, WorkerCrashedError
-from pmflow.executors.base import Began, Call, Logged, Sealed, Stopped
+from pmflow.executors.base import Began, Call, Errand, Logged, Sealed, Stopped
 from pmflow.executors.platform import cores, describe_exit, in_worker, interpreter_flags
 from pmflow.executors.workers import WorkerPool
 from pmflow.outcomes import Failure, Success, opened
@@ -43,8 +43,14 @@ class Inbox:
 
     def take(self, count: int = 1) -> list[tuple[Any, Any]]:
         """Wait for outcomes."""
-        got = [self.arrived.get(timeout=SOON) for _ in range(count)]
-        return [(call.key, unsealed(outcome)) for call, outcome in got]
+        got = []
+        while len(got) < count:
+            call, outcome = self.arrived.get(timeout=SOON)
+            if isinstance(outcome, Errand):
+                outcome.run()
+            else:
+                got.append((call.key, unsealed(outcome)))
+        return got
 
     def one(self) -> Any:
         """Wait for one outcome."""
@@ -899,13 +905,13 @@ def loaded() -> list[str]:
 
 
 def test_a_worker_imports_only_what_it_needs(tmp_path: Path) -> None:
-    """Neither pmflow nor its dependencies until a function wants them."""
+    """Neither pmflow nor its dependencies until a function wants them; cloudpickle is the warden's."""
     script(
         tmp_path,
         """
         import light
         got = set(value(pool, light.loaded))
-        assert not got & {"pmflow", "anyio", "attr", "attrs", "cloudpickle", "asyncio"}, got
+        assert not got & {"pmflow", "anyio", "attr", "attrs", "asyncio"}, got
         """,
         light="import sys\ndef loaded():\n    return sorted({name.partition('.')[0] for name in sys.modules})\n",
     )

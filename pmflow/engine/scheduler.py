@@ -49,7 +49,7 @@ from pmflow.engine.attempt import (
 from pmflow.engine.loops import Loop
 from pmflow.engine.plan import ELEMENT, INLINE, LANES, SOME, STAGE, TASK, Node, Plan, check_sequence, wanted
 from pmflow.errors import InputError, ProcessError, WorkerCrashedError
-from pmflow.executors.base import Began, Call, Logged, Sealed, Session, Stopped
+from pmflow.executors.base import Began, Call, Errand, Logged, Sealed, Session, Stopped
 from pmflow.graph import AFTER, EACH, takes_result
 from pmflow.outcomes import RELEASED, Cancelled, Failure, Handle, Mapped, Outcome, ProcessState, Skipped, Success
 from pmflow.results import Clock, ProcessResult, result_of
@@ -375,6 +375,9 @@ class Scheduler:
         if kind is Logged:
             log(call, outcome.fields)
             return
+        if kind is Errand:
+            outcome.run()
+            return
         if kind is Sealed:
             outcome = outcome.open()
             kind = type(outcome)
@@ -418,16 +421,12 @@ class Scheduler:
 
     def _opened(self, node: Node, call: Call, outcome: Success) -> Success | Failure:
         """Open what a worker returned; if that fails, so has the process, and what follows it is given up."""
-        session = self._sessions[node.lane]
-        handle = outcome.value
         try:
-            outcome.value = handle.open()
+            outcome.value = outcome.value.open()
         except ProcessError as error:
             if call.then is not None:
-                session.stop(call.then)
+                self._sessions[node.lane].stop(call.then)
             return Failure(error, outcome.started, outcome.ended, note=outcome.note)
-        if node.consumers:
-            session.remember(outcome.value, handle)
         return outcome
 
     def _not_well(self, node: Node, call: Call, outcome: Failure | Stopped) -> None:
@@ -779,8 +778,11 @@ def log(call: Call, fields: dict[str, Any]) -> None:
 
     record = logging.makeLogRecord({**fields, "process_id": call.label, "attempt": call.attempt})
     logger = logging.getLogger(record.name)
-    if logger.isEnabledFor(record.levelno):
-        logger.handle(record)
+    try:
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
+    except Exception:  # noqa: BLE001 - a filter of the user's; in the worker it would have cost the call, not the run
+        logging.lastResort.handle(record)  # type: ignore[union-attr]  # there always is one
 
 
 _ON_LOOP = (TASK, TASK + ELEMENT, INLINE, INLINE + STAGE)

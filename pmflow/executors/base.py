@@ -147,7 +147,16 @@ class Sealed:
         self.open = make
 
 
-Delivered = Union["Success", "Failure", Stopped, Began, Logged, Sealed]
+class Errand:
+    """Something to be done in the run's own thread, for it takes code of the user's: call ``run``."""
+
+    __slots__ = ("run",)
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        self.run = run
+
+
+Delivered = Union["Success", "Failure", Stopped, Began, Logged, Sealed, Errand]
 
 
 class Port(Protocol):
@@ -180,9 +189,6 @@ class Session(Protocol):
 
     def stop(self, call: Call) -> None:
         """Give up a link: a queued one will not begin, a running one is ended where that is possible."""
-
-    def remember(self, value: Any, handle: Any) -> None:
-        """Note that the value of a handle, which this session has delivered, was opened in the program."""
 
     def close(self) -> None:
         """End the session; every link submitted has had its outcome."""

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from pmflow.errors import ProcessError, TransferError, WorkerCrashedError, text_of
 from pmflow.executors import pickling, wire
 from pmflow.executors.base import Call, Sealed
-from pmflow.executors.parcels import LARGE, File, Parcel, above_standard, anonymous_file
-from pmflow.executors.platform import describe_exit, most_descriptors
+from pmflow.executors.parcels import LARGE, File, Parcel, above_standard, anonymous_file, most_descriptors
+from pmflow.executors.platform import describe_exit
 from pmflow.outcomes import RELEASED, Failure, Handle, Success
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ OVERHEAD = 5e-6
 
 SEEN = 0.0005
 """Seconds after which what a processor has written is seen by all others, by three orders of magnitude."""
+
+
+LATE = 0.001
+"""Seconds by which a call may be longer than expected before what waits behind it is called back."""
 
 
 class RemoteTracebackError(Exception):
@@ -81,11 +85,25 @@ class Item:
         near: it is to run where its large arguments were made.
         size: bytes that were encoded for it, and no worker has taken.
         number: that of the link in its ``worker``, while it is there.
+        last: the number of the last link of its chain there.
         cost: the seconds it is expected to take, with the rest of its chain; None if nobody knows.
         unsent: the link behind it, which could not be encoded, and why.
     """
 
-    __slots__ = ("args", "call", "cost", "function", "kwargs", "near", "number", "parcels", "size", "unsent", "worker")
+    __slots__ = (
+        "args",
+        "call",
+        "cost",
+        "function",
+        "kwargs",
+        "last",
+        "near",
+        "number",
+        "parcels",
+        "size",
+        "unsent",
+        "worker",
+    )
 
     def __init__(self, call: Call, function: Function) -> None:
         self.call = call
@@ -94,7 +112,7 @@ class Item:
         self.kwargs: Mapping[str, Any] = NO_NAMES
         self.size = 0
         self.parcels = self.near = False
-        self.number = 0
+        self.number = self.last = 0
         self.cost: float | None = None
         self.worker: Worker | None = None
         self.unsent: tuple[Call, TransferError] | None = None
@@ -181,7 +199,9 @@ class Worker:
 
     def has_room(self, ahead: float) -> bool:
         """Whether it can take more chains of its run, so that it does not run out of them."""
-        return not (self.ending or self.stale or self.waiting or self.recall is not None) and self.ahead < ahead
+        if self.ending or self.stale or self.waiting or self.recall is not None or self.ahead >= ahead:
+            return False
+        return not self.sent or self.expected_to_end() > perf_counter() - LATE
 
     def expected_to_end(self) -> float:
         """Return when what it runs is expected to end (`time.perf_counter()`)."""
@@ -211,10 +231,16 @@ class Worker:
         self.sent.appendleft(follower)
 
     def call_back(self, first: int) -> None:
-        """Have links from a number on not begin; which of them had begun is known a moment later."""
-        running = self.page.running
-        if running + 1 < self.skipped_to or self.recall is not None:  # it has not passed those of before
-            first = min(first, self.recall[0] if self.recall is not None else running + 1)
+        """Have links from a number on not begin, with all that follow; which had begun is known a moment later.
+
+        The page holds one range of such links. As long as the worker has not passed the one of before, it has to be
+        within the new one; and the chain that runs must not. Where both cannot be, it is for later.
+        """
+        head = self.sent[0]
+        if self.page.running + 1 < self.skipped_to:
+            if head.number >= self.skipped_to:
+                return
+            first = min(first, head.last + 1)
         self.skipped_to = self.number + 1
         self.page.skip(first, self.skipped_to)
         self.recall = first, perf_counter() + SEEN

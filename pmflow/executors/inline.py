@@ -79,9 +79,6 @@ class TaskSession:
         """Return when a call began."""
         return call.started
 
-    def remember(self, value: Any, handle: Any) -> None:
-        """Note nothing: it delivers no handles."""
-
     def close(self) -> None:
         """Nothing is left: every task has ended."""
 
@@ -204,9 +201,6 @@ class InlineSession:
     def began(call: Call) -> float:
         """Return when a call began."""
         return call.started
-
-    def remember(self, value: Any, handle: Any) -> None:
-        """Note nothing: it delivers no handles."""
 
     def close(self) -> None:
         """Nothing is left."""

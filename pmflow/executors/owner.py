@@ -46,6 +46,8 @@ class Owner:
         self._leader: int | None = None
         self._heard_at = 0.0
         self._again: float | None = None
+        self._expected = False
+        self._wanted = False
         self._nap = 0.0
         self._closed = False
         self._thread = threading.Thread(target=self._own, name="pmflow-workers", daemon=True)
@@ -73,8 +75,8 @@ class Owner:
 
     def expect(self) -> None:
         """Have the step called again though nobody speaks: something waits in a worker."""
-        if self._again is None:
-            self._again = 0.0
+        if not self._expected:
+            self._expected = True
             if self._leader != threading.get_ident():
                 self.wake()
 
@@ -85,6 +87,8 @@ class Owner:
         again, nap = self._again, self._nap
         if nap:
             sleep(nap)
+        if self._expected:
+            again = 0.0
         if again is not None:
             limit = again if limit is None else min(again, limit)
         found = self._selector.select(limit)
@@ -93,6 +97,7 @@ class Owner:
             with suppress(BlockingIOError):
                 self._ear.recv(4096)
         del found
+        self._expected = False  # before the step: what is expected from then on is for the next one
         self._again, self._nap = self._step(ready)
         self._heard_at = perf_counter()
 
@@ -106,8 +111,8 @@ class Owner:
             self._bell.wait(AWAY)
             if perf_counter() - self._heard_at > AWAY and self._listening.acquire(blocking=False):
                 try:
-                    if not self._closed:
-                        self._listen(0.0)
+                    while self._is_led() and not self._wanted and not self._closed:
+                        self._listen(None)
                 finally:
                     self._listening.release()
 
@@ -127,9 +132,18 @@ class Owner:
 
     def attend(self, limit: float | None) -> None:
         """Listen once, for so many seconds at most; by the leader."""
-        with self._listening:
-            if not self._closed:
+        if not self._listening.acquire(blocking=False):  # the owner has helped out
+            self._wanted = True
+            self.wake()
+            self._listening.acquire()
+            self._wanted = False
+        try:
+            if self._closed:
+                sleep(AWAY)  # the outcomes are on their way
+            else:
                 self._listen(limit)
+        finally:
+            self._listening.release()
 
     def leave(self) -> None:
         """Lead no more."""
@@ -140,6 +154,12 @@ class Owner:
         """End, and wait for that; the channels stay the caller's."""
         self._closed = True
         self._bell.set()
+        until = perf_counter() + seconds
+        while not self._listening.acquire(timeout=0.01):  # whoever listens is to notice, and may listen once more
+            self.wake()
+            if perf_counter() > until:
+                return
+        self._listening.release()
         self.wake()
         self._thread.join(seconds)
         self.let_go()

@@ -159,7 +159,7 @@ class Parcel:
     def _buffer(self, offset: int, length: int) -> memoryview:
         """Map a buffer copy-on-write; read it where descriptors are scarce, for a mapping keeps one."""
         fd = self.file.fd  # type: ignore[union-attr]  # where there are spans there is a file
-        if fd < _most_descriptors() // 2:
+        if fd < most_descriptors() // 2:
             try:
                 mapped = mmap.mmap(fd, length, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset)
             except OSError:
@@ -269,7 +269,8 @@ def read_into(fd: int, view: memoryview, offset: int) -> None:
         view, offset = view[read:], offset + read
 
 
-def _most_descriptors() -> int:
+def most_descriptors() -> int:
+    """Return how many descriptors this program may have open."""
     import resource
 
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -324,14 +325,20 @@ def _pickled(thing: Any, pickler: Any, reducers: Mapping[type, Any] | None) -> t
         buffers.append(raw)
         return False
 
-    made = pickler(sink, 5, buffer_callback=stays)
     inner: list[Parcel] = []
+    table: dict[type, Any] = {}
     if reducers is not None:
-        made.dispatch_table = {
-            **getattr(made, "dispatch_table", copyreg.dispatch_table),
+        table = {
+            **getattr(pickler, "dispatch_table", copyreg.dispatch_table),
             **{kind: partial(reduce, inner) for kind, reduce in reducers.items()},
         }
+        if pickler is not pickle.Pickler:  # a class of Python's own: it has its table from the class
+            pickler = type("Attaching", (pickler,), {"dispatch_table": table})
+    made = pickler(sink, 5, buffer_callback=stays)
+    if reducers is not None and pickler is pickle.Pickler:
+        made.dispatch_table = table
     made.dump(thing)
+    table.clear()  # a class is garbage, and garbage holds what it knows until it is collected
     return sink, lambda: _assembled(sink, buffers, inner)
 
 

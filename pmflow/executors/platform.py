@@ -79,14 +79,6 @@ def numeric_threads(workers: int) -> dict[str, str]:
     return {} if NUMERIC[0] in os.environ else dict.fromkeys(NUMERIC, str(max(1, cores() // workers)))
 
 
-def most_descriptors() -> int:
-    """Return how many descriptors this program may have open."""
-    import resource
-
-    soft: int = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
-
-
 def starved() -> int:
     """Return how many programs the system has ended for want of memory so far (Linux; elsewhere 0)."""
     try:

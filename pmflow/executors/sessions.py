@@ -1,8 +1,8 @@
 """One run's use of the workers: what is pickled for them, in the run's own thread.
 
 Code of the user's (what `pickle` calls) runs where the run does: a slow one holds up its run, and nobody else. What is
-large is pickled once and kept for a while, so that one array for a hundred calls is in memory once; and no more is
-encoded ahead than `AHEAD` bytes.
+large is pickled once for all calls that are submitted together (bytes and texts, which nobody can change, for longer),
+so that one array for a hundred calls is in memory once; and no more is encoded ahead than `AHEAD` bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pmflow.errors import PerformanceWarning, ShutdownError, TransferError
 from pmflow.executors import parcels, pickling
-from pmflow.executors.base import Call, Delivered, Port, PriorityQueue, Stopped
+from pmflow.executors.base import Call, Port, PriorityQueue, Stopped
 from pmflow.executors.channel import Held, Item, Worker, is_large
 from pmflow.executors.parcels import Parcel, attached, is_plain
 from pmflow.outcomes import Failure
@@ -100,6 +100,7 @@ class WorkerSession:
         self._weight = 0.0
         self._functions: dict[int, Function] = {}
         self._large: dict[int, tuple[Any, Parcel]] = {}
+        self._burst: dict[int, tuple[Any, Parcel]] = {}
 
     @property
     def behind(self) -> bool:
@@ -113,28 +114,38 @@ class WorkerSession:
             ShutdownError: the program is ending.
         """
         self.raw.extend(chains)
-        encoded: list[Call] = []
-        refused: list[tuple[Call, Delivered]] = []
-        raw = self.raw
-        while raw and self._waiting <= AHEAD:
+        self._burst.clear()  # whoever has made them may have changed them since
+        while self.behind:  # workers may take at once what has been encoded, and leave room for more
+            encoded = self._encoded()
             try:
-                call = raw.popleft()
-            except IndexError:  # it has just been stopped
-                break
-            error = self.encode(call)
+                self._pool.enqueue(self, encoded)
+            except ShutdownError:
+                for call in encoded:
+                    self.port.deliver(call, Stopped(perf_counter(), ended=True))
+                raise
+        self._burst.clear()
+
+    def _encoded(self) -> list[Call]:
+        """Take chains that are not encoded, as many as there is room for, and encode them; refuse those that cannot."""
+        encoded: list[Call] = []
+        while self.behind:
+            call = self.raw.popleft()
+            error: Exception | None
+            try:
+                error = self.encode(call)
+            except Exception as raised:  # a warning that is an error, a variable that cannot be carried
+                error = raised
             if error is None:
                 encoded.append(call)
             else:
-                now = perf_counter()
-                refused.append((call, Failure(error, now, now)))
-        for call, outcome in refused:
-            self.port.deliver(call, outcome)
-        try:
-            self._pool.enqueue(self, encoded)
-        except ShutdownError:
-            for call in encoded:
-                self.port.deliver(call, Stopped(perf_counter(), ended=True))
-            raise
+                self.refuse(call, error)
+        return encoded
+
+    def refuse(self, call: Call, error: Exception) -> None:
+        """End a call that cannot be sent."""
+        call.stopped = True
+        now = perf_counter()
+        self.port.deliver(call, Failure(error, now, now))
 
     def began(self, call: Call) -> float:
         """Return when a call began, by the status page of its worker."""
@@ -157,12 +168,8 @@ class WorkerSession:
         """Forget the run's functions and arguments."""
         self._functions.clear()
         self._large.clear()
+        self._burst.clear()
         self._pool.leave(self)
-
-    def remember(self, value: Any, handle: Any) -> None:
-        """Note that a value was opened in the program: should it be sent to a worker, its parcel is there."""
-        if is_large(handle.parcel):
-            self._keep(value, handle.parcel)
 
     def weigh(self, size: int) -> None:
         """Note how many bytes a call takes or returns: where it is much, fewer are begun ahead."""
@@ -170,9 +177,32 @@ class WorkerSession:
         self.window = max(2 * self.slots, min(MOST, int(IN_FLIGHT / (self._weight + 1))))
 
     def taken(self, item: Item) -> None:
-        """Note that a worker has been sent a link."""
+        """Note that a link waits no more."""
         self._waiting -= item.size
         item.size = 0
+
+    def fed(self, item: Item, value: Any) -> None:
+        """Give a link, which is to be sent again, the value of the link before it."""
+        call = item.call
+        feed = call.feed
+        if feed is None:
+            return
+        call.args, call.kwargs = call.arguments(value)
+        call.feed = None
+        if type(value) is Held:
+            item.parcels, value = True, value.parcel
+        if isinstance(feed, str):
+            item.kwargs = {**item.kwargs, feed: value}
+        else:
+            item.args = [*item.args[:feed], value, *item.args[feed:]]
+
+    def again_by_value(self, item: Item, reason: str) -> None:
+        """Send a chain once more, its first function by value; in the run's own thread."""
+        error = self._by_value(item, reason)
+        if error is None:
+            self._pool.enqueue(self, [item.call])
+        else:
+            self.refuse(item.call, error)
 
     # Encoding
 
@@ -215,7 +245,7 @@ class WorkerSession:
         if type(value) is Held:
             item.near |= is_large(value.parcel)
             return value.parcel
-        known = self._large.get(id(value))
+        known = self._large.get(id(value)) or self._burst.get(id(value))
         if known is not None:
             return known[1]
         call = item.call
@@ -233,7 +263,10 @@ class WorkerSession:
         if is_large(parcel):
             item.size += parcel.size
             self.weigh(parcel.size)
-            self._keep(value, parcel)
+            if type(value) in (bytes, str):
+                self._keep(value, parcel)
+            else:  # it may be changed in place
+                self._burst[id(value)] = value, parcel
         return parcel
 
     def _keep(self, value: Any, parcel: Parcel) -> None:
@@ -244,7 +277,7 @@ class WorkerSession:
         while total > KEPT and len(large) > 1:
             total -= large.pop(next(iter(large)))[1].size
 
-    def by_value(self, item: Item, reason: str) -> TransferError | None:
+    def _by_value(self, item: Item, reason: str) -> TransferError | None:
         """Have the function of a call sent by value from now on; return the error if that is of no use either."""
         call = item.call
         if item.function.by_value:

@@ -13,6 +13,7 @@ from typing import Any
 from attrs import frozen
 
 from pmflow.context import CARRIED
+from pmflow.errors import TransferError
 from pmflow.executors import parcels, pickling
 from pmflow.executors.parcels import Parcel
 from pmflow.executors.platform import numeric_threads
@@ -32,7 +33,7 @@ class Surroundings:
         """Return those of this program, for a pool of so many workers."""
         here = folder()
         threads = {os.fsencode(name): os.fsencode(value) for name, value in numeric_threads(workers).items()}
-        return cls([path or here for path in sys.path], here, {**threads, **os.environb}, _levels())
+        return cls([str(path) or here for path in sys.path], here, {**threads, **os.environb}, _levels())
 
     def message(self) -> tuple[Any, ...]:
         """Return them as a worker takes them."""
@@ -53,8 +54,8 @@ def _levels() -> dict[str, int]:
     manager = getattr(getattr(logging, "root", None), "manager", None)
     if logging is None or manager is None:  # or another thread is importing it just now
         return {}
-    loggers = {name: each.level for name, each in list(manager.loggerDict.items()) if getattr(each, "level", 0)}
-    return {"": logging.root.level, **loggers}
+    loggers = {name: int(each.level) for name, each in list(manager.loggerDict.items()) if getattr(each, "level", 0)}
+    return {"": int(logging.root.level), **loggers}
 
 
 class Modules:
@@ -79,14 +80,27 @@ class Modules:
 
 
 def carried(context: Context) -> Parcel | None:
-    """Return the values that a context has of the variables to be carried; None if it has none."""
+    """Return the values that a context has of the variables to be carried; None if it has none.
+
+    Raises:
+        TransferError: one of them cannot be pickled.
+    """
     found = []
     for variable, scope in CARRIED:
         name = next((name for name, value in scope.items() if value is variable), None)
         module = scope.get("__name__")
         if variable in context and name is not None and module != "__main__":
             found.append((module, name, context[variable]))
-    return parcels.pack_data(found, pickling.pickler) if found else None
+    if not found:
+        return None
+    try:
+        return parcels.pack_data(found, pickling.pickler)
+    except Exception as error:
+        names = ", ".join(f"{name!r} of {module}" for module, name, _ in found)
+        raise TransferError(
+            f"a context variable that is to be carried has a value that cannot be pickled ({type(error).__name__}: "
+            f"{error}); look at {names}"
+        ) from error
 
 
 NOTHING_CARRIED = parcels.pack_data([], pickling.pickler)

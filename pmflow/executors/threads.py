@@ -212,9 +212,6 @@ class ThreadSession:
         """Return when a call began."""
         return call.started
 
-    def remember(self, value: Any, handle: Any) -> None:
-        """Note nothing: it delivers no handles."""
-
     def close(self) -> None:
         """Nothing is left: every call has had its outcome."""
 

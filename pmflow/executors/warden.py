@@ -68,8 +68,8 @@ class Keeper(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """End everything, and wait until that is done."""
+    def close(self, *, gone: bool = False) -> None:
+        """End everything, and wait until that is done; ``gone``: it has ended itself."""
 
     def forget(self) -> None:
         """Let go, in a forked child: all of it is the parent's."""
@@ -165,12 +165,15 @@ class Warden:
         if not data:
             raise GoneError("the warden has ended")
         self._is_up = True
-        return [(name, code) for (what, name, code), _ in self._frames.feed(data) if what == "ended"]
+        return [(rest[0], rest[1]) for (what, *rest), _ in self._frames.feed(data) if what == "ended"]
 
-    def close(self) -> None:
+    def close(self, *, gone: bool = False) -> None:
         """End it, and so everything."""
+        self._channel.setblocking(False)  # noqa: FBT003 - as Python has it
+        with suppress(OSError):
+            self.heard()  # it may have come up meanwhile
         self._channel.close()
-        if not self._is_up:  # it would find that out once it has started; what it may have forked dies with it
+        if gone or not self._is_up:  # it would find that out once it has started; what it may have forked dies with it
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
         deadline = time.monotonic() + ENOUGH
@@ -239,7 +242,7 @@ class Direct:
         ended, self._ended = self._ended, []
         return ended
 
-    def close(self) -> None:
+    def close(self, *, gone: bool = False) -> None:  # noqa: ARG002 - it ends with the program
         """Kill them all."""
         for name in list(self._workers):
             self.kill(name)

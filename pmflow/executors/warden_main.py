@@ -62,12 +62,12 @@ class Warden:
 
     def serve(self) -> None:
         """Look after them until the program has ended."""
+        self.say("up")
         signal.signal(signal.SIGCHLD, _ignore)
         signal.set_wakeup_fd(self.mouth, warn_on_full_buffer=False)
         poll = select.poll()
         for descriptor in filter(lambda each: each >= 0, (self.channel.fileno(), self.program, self.ear)):
             poll.register(descriptor, select.POLLIN)
-        forked = False
         while True:
             ready = {descriptor for descriptor, _ in poll.poll(None if self.program >= 0 else 500)}
             if self.program in ready:
@@ -78,12 +78,6 @@ class Warden:
                 self.reap()
             if self.channel.fileno() in ready and not self.hear():
                 return
-            if self.workers and not forked:
-                forked = True
-                with suppress(ImportError):
-                    __import__("cloudpickle")  # the first workers were waited for; those that follow have it
-                gc.collect()
-                gc.freeze()
 
     def hear(self) -> bool:
         """Do what the program has asked for; False when it has gone."""
@@ -111,7 +105,6 @@ class Warden:
         self.workers[pid] = name
         os.close(channel)
         os.close(page)
-        self.say("forked", name, pid)
 
     def become_worker(self, name: str, channel: int, page: int) -> None:
         """Serve as a worker; in the child."""
@@ -267,6 +260,10 @@ def main(channel: int, program: int) -> None:
     for descriptor in filter(lambda each: each >= 0, (channel, program)):
         os.set_inheritable(descriptor, False)  # noqa: FBT003 - as Python has it
     _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    with suppress(ImportError):
+        __import__("cloudpickle")  # most functions need it, and no call is to be charged for that
+    gc.collect()
+    gc.freeze()
     warden = Warden(channel, program)
     try:
         warden.serve()

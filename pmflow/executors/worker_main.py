@@ -66,11 +66,12 @@ class Server:
         self._surroundings = Surroundings(name)
         self._functions: dict[int, Any] = {}
         self._context = Context()
+        self._uncarried: BaseException | None = None
         self._lock = _thread.allocate_lock()
         self._log = Log(self)
         self._number = 0
         self._cpu = self._since = 0.0
-        self._memory = 0
+        self._memory = self._resting = 0
         self._pid = os.getpid()
         try:
             self._peak = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
@@ -112,7 +113,11 @@ class Server:
         for index, packed in functions.items():
             self._functions[index] = parcels.Parcel.unpacked(packed, files)
         if context is not None:
-            self._context = carried(parcels.Parcel.unpacked(context, files))
+            self._uncarried = None
+            try:
+                self._context = carried(parcels.Parcel.unpacked(context, files))
+            except BaseException as error:
+                self._uncarried = error
         self._measure(perf_counter())
         last = chains[-1]
         for chain in chains:
@@ -137,6 +142,8 @@ class Server:
         number, index, args, kwargs, feed, flags = link
         self._number = number
         if not self._page.begin(number):
+            if last:
+                self._page.has_children = has_children()
             self._send((number, wire.SKIPPED))
             return False, None
         if flags & wire.OBSERVED:
@@ -145,6 +152,8 @@ class Server:
         called = False
         started = perf_counter()
         try:
+            if self._uncarried is not None:
+                raise self._uncarried  # noqa: TRY301 - as if the call had found it
             function = self._functions[index]
             if type(function) is parcels.Parcel:
                 function = self._function(index)
@@ -170,7 +179,7 @@ class Server:
             else:
                 reply = self._with_value(number, value, sent, started, ended, usage)
         except BaseException as error:
-            reply = self._failed(number, error, value, sent, started if called else None)
+            reply = self._reply_of(number, error, value, sent, started if called else None)
         if self._pid == 0:
             os._exit(0)  # the function has forked, and returned in both
         self._surroundings.restore()
@@ -194,15 +203,30 @@ class Server:
             text = f"{_kind(value)}\n{type(error).__name__}: {error}"
             return (number, wire.UNSENDABLE, None, started, ended, *usage, text)
 
+    def _reply_of(
+        self, number: int, error: BaseException, value: Any, sent: list[Any], started: float | None
+    ) -> tuple[Any, ...]:
+        """Return the reply of a link that has raised, whatever the exception does when it is looked at."""
+        try:
+            return self._failed(number, error, value, sent, started)
+        except BaseException as another:
+            now = perf_counter()
+            name = type(error).__name__
+            text = f"{name}, of which nothing can be told: {type(another).__name__} when it was looked at"
+            return (number, wire.ERROR, None, started or now, now, 0.0, self._memory, text, (name, text, []))
+
     def _failed(
         self, number: int, error: BaseException, value: Any, sent: list[Any], started: float | None
     ) -> tuple[Any, ...]:
         """Return the reply of a link that has raised, in its function or, without ``started``, before."""
         if started is not None:
             return self._error(number, wire.ERROR, error, started, perf_counter())
-        if isinstance(error, pickling.NotHereError):
-            return (number, wire.UNKNOWN, self._packed(value, sent), 0.0, 0.0, 0.0, 0, str(error))
         now = perf_counter()
+        if isinstance(error, pickling.NotHereError):
+            try:
+                return (number, wire.UNKNOWN, self._packed(value, sent), now, now, 0.0, 0, str(error))
+            except Exception as another:
+                error = pickling.NotHereError(f"{error}; and what it is to be given cannot be sent back: {another}")
         return self._error(number, wire.UNREADABLE, error, now, now)
 
     @staticmethod
@@ -229,7 +253,7 @@ class Server:
         the worker itself has done since the system was asked last is left out: it waits for nobody either.
         """
         if ended - started < QUICK:
-            return ended - started, self._memory
+            return ended - started, self._resting
         cpu, since = self._cpu, self._since
         self._measure(ended)
         return max(0.0, self._cpu - cpu - (started - since)), self._memory
@@ -237,9 +261,10 @@ class Server:
     def _measure(self, now: float) -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         self._cpu, self._since = used.ru_utime + used.ru_stime, now
-        self._memory = used.ru_maxrss * _MAXRSS_UNIT
+        self._memory = self._resting = used.ru_maxrss * _MAXRSS_UNIT
         if self._peak >= 0:
-            os.pwrite(self._peak, b"5", 0)  # the kernel's mark of the most memory begins anew
+            os.pwrite(self._peak, b"5", 0)  # the kernel's mark of the most memory begins anew, at what there is
+            self._resting = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
 
     def _error(self, number: int, kind: int, error: BaseException, started: float, ended: float) -> tuple[Any, ...]:
         """Return an exception as a reply: itself if it survives the journey, and its traceback as text."""
@@ -254,7 +279,8 @@ class Server:
         if len(text) > TRACEBACK_LIMIT:
             half = TRACEBACK_LIMIT // 2
             text = f"{text[:half]}\n... {len(text) - TRACEBACK_LIMIT} characters left out ...\n{text[-half:]}"
-        notes = [str(note) for note in getattr(error, "__notes__", None) or ()]
+        found = getattr(error, "__notes__", None)
+        notes = [_short(note) for note in found] if isinstance(found, (list, tuple)) else []
         payload = _travelled(error, lambda: error) or _travelled(
             error, lambda: pickling.Parts(type(error), error.args, error.__dict__)
         )
@@ -311,9 +337,14 @@ def _kind(value: Any) -> str:
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)
+        return _short(error)
     except Exception:
         return f"<{type(error).__name__} whose text cannot be made>"
+
+
+def _short(thing: Any) -> str:
+    """Return the text of something, as a string of no other class, and not longer than a traceback may be."""
+    return "".join(list(str(thing)[:TRACEBACK_LIMIT]))
 
 
 def _travelled(error: BaseException, thing: Any) -> Any:
@@ -437,10 +468,10 @@ class Log:
 
     def set_levels(self, levels: dict[str, int]) -> None:
         """Let through what the program would."""
-        self._levels = levels
+        before, self._levels = self._levels, levels
         if self._logging is None:
             return
-        for name, level in levels.items():
+        for name, level in {**dict.fromkeys(before, 0), **levels}.items():
             self._logging.getLogger(name).setLevel(level)
 
 

@@ -38,8 +38,8 @@ from typing import Any
 
 from pmflow.errors import ConfigurationError, ShutdownError, WorkerCrashedError
 from pmflow.executors import pickling, wire
-from pmflow.executors.base import BEGAN, Call, Delivered, Logged, Port, Stopped
-from pmflow.executors.channel import Held, Item, Worker, crashed, how, outcome_of
+from pmflow.executors.base import BEGAN, Call, Delivered, Errand, Logged, Port, Stopped
+from pmflow.executors.channel import LATE, Held, Item, Worker, crashed, how, outcome_of
 from pmflow.executors.owner import Owner
 from pmflow.executors.parcels import LARGE, File, Parcel
 from pmflow.executors.platform import starved
@@ -63,8 +63,8 @@ MOST_FILES = 64
 FUNCTIONS_KEPT = 1_000
 """Functions that a worker holds at most before it is told to forget them all."""
 
-TICK = 0.001
-"""Seconds by which a call may be longer than expected before what waits behind it is called back."""
+TICK = LATE
+"""Seconds between two looks at what waits behind a call that is late."""
 
 NAP = 0.0002
 """Seconds for which the owner lets replies gather, while all workers have more to do than that."""
@@ -208,9 +208,11 @@ class WorkerPool:
             item: Item | None = call.handle
             worker = None if item is None else item.worker
             if item is None:
-                return  # it was refused: its outcome is on its way
-            if worker is None:
+                if not call.stopped and not call.started:  # else it has ended: its outcome is on its way
+                    self._stopped(session, call)
+            elif worker is None:
                 if session.queue.remove(call):
+                    self._taken_out(session, item)
                     self._stopped(session, call)
             else:
                 self._listen(worker)
@@ -240,6 +242,12 @@ class WorkerPool:
         call.stopped, call.handle = True, None
         begun = worker.pid if worker is not None and call.started else None
         self._told.append((session.port, call, Stopped(perf_counter(), ended=True, worker=begun)))
+
+    @staticmethod
+    def _taken_out(session: WorkerSession, item: Item) -> None:
+        """Note that a chain waits no more, for no worker will have it."""
+        for link in _links(item):
+            session.taken(link)
 
     def _taken(self) -> list[tuple[Port, Call, Delivered]]:
         told, self._told = self._told, []
@@ -358,14 +366,21 @@ class WorkerPool:
 
     def _misunderstand(self, worker: Worker, error: Exception) -> None:
         """End a worker on whose channel something else has written; the link it was running is charged."""
+        if worker.closed:
+            return
         session, worker.closed = worker.session, True
         if session is None or not worker.sent:
             return
         item = worker.done()
-        call = item.call
+        call = worker.killed_for = item.call
+        call.handle = None
+        reason = (
+            f"its reply could not be received ({error})"
+            if isinstance(error, OSError)
+            else f"what came from it is no reply ({error}); its function may have written to a descriptor of others"
+        )
         failed = WorkerCrashedError(
-            f"the worker that ran '{call.label}' was ended: what came from it is no reply ({error}); "
-            f"its function may have written to a descriptor that it did not open",
+            f"the worker that ran '{call.label}' was ended: {reason}",
             process_id=call.label,
             attempt=call.attempt,
             elapsed=perf_counter() - worker.page.started,
@@ -426,6 +441,9 @@ class WorkerPool:
         if kind == wire.UNKNOWN:
             self._again_by_value(worker, session, item, message, files)
             return
+        if worker.killed_for is call and kind == wire.HANDED_ON and call.then is not None:
+            self._stopped(session, call, worker)  # it has ended in that moment, but its value dies with the worker
+            return
         told = self._told
         call.handle = None  # they know one another: the arguments are to go with the last reference, not as garbage
         outcome = outcome_of(call, message, files, worker)
@@ -471,26 +489,17 @@ class WorkerPool:
         call = item.call
         value = message[2]
         worker.value = Held(Parcel.unpacked(value, files), call.label, worker.pid) if type(value) is list else value
-        error = session.by_value(item, message[7])
-        if error is None:
-            self._queue_again(session, item, worker.value)
-        else:
-            now = perf_counter()
-            self._told.append((session.port, call, Failure(error, now, now)))
+        session.fed(item, worker.value)
+        for link in _links(item):
+            link.worker = None
+        self._told.append((session.port, call, Errand(partial(session.again_by_value, item, message[7]))))
         self._freed(worker)
 
     def _queue_again(self, session: WorkerSession, item: Item, value: Any) -> None:
         """Queue a chain from a link on that has not begun; ``value`` is that of the link before it."""
         call = item.call
-        if call.feed is not None:
-            call.args, call.kwargs = call.arguments(value)
-            call.feed = None
-            error = session.encode(call)
-            if error is not None:
-                now = perf_counter()
-                self._told.append((session.port, call, Failure(error, now, now)))
-                return
-        for link in _links(call.handle):
+        session.fed(item, value)
+        for link in _links(item):
             link.worker = None
         call.started = 0.0
         if not session.queue:
@@ -562,10 +571,16 @@ class WorkerPool:
         if sys.platform == "win32":
             raise ConfigurationError("type='process' needs a system with Unix sockets; use type='thread' on Windows")
         with _starting:  # a child that is forked meanwhile would not know what it has to close
-            self._owner = Owner(self._step)
+            owner = Owner(self._step)
+            self._owner = owner
+        try:
+            owner.start()
+        except RuntimeError as error:
+            self._owner = None
+            owner.let_go()
+            raise ShutdownError(f"no thread could be started to look after workers: {error}") from error
         self._starved = starved()
         atexit.register(self._end_of_program)
-        self._owner.start()
 
     def _step(self, ready: list[tuple[Any, int]]) -> tuple[float | None, float]:
         """Attend to who has something to say, and to what no event tells of; what `Owner` calls."""
@@ -675,7 +690,7 @@ class WorkerPool:
             ended = who.heard()
         except GoneError:
             self._hearing.unwatch(who)
-            who.close()
+            who.close(gone=True)
             self._keeper = None
             self._lost = list(self._workers)
             ended = [(name, -9) for name in self._lost]
@@ -738,6 +753,7 @@ class WorkerPool:
         for session in self._turns:
             while session.queue:
                 call = session.queue.pop()
+                self._taken_out(session, call.handle)
                 error = WorkerCrashedError(
                     f"'{call.label}' was not started: {MOST_FALSE_STARTS} workers in a row ended at once "
                     f"({how}); see what this command says: {line}",
@@ -810,8 +826,12 @@ class Batch:
         """Add a chain."""
         if item.call.then is None:
             self._chains.append(self._link(item))
+            item.last = item.number
         else:
-            self._chains.append([self._link(each) for each in _links(item)])
+            links = list(_links(item))
+            self._chains.append([self._link(each) for each in links])
+            for each in links:
+                each.last = self.worker.number
         self.worker.note(item, cost)
         if self._idle:  # it is the one that runs: nothing waits yet, if it is known how long it takes
             self._idle = False
