@@ -220,7 +220,7 @@ class Scheduler:
             if self.stopped_by is not None:
                 return False
             batch = self._batches[lane]
-            if batch or session.behind:
+            if batch:
                 self._batches[lane] = []
                 session.submit(batch)
             if len(units) == STARTS:

@@ -175,11 +175,6 @@ class Session(Protocol):
     queues: bool
     """Whether a call may wait before it begins: then a timeout is charged from when it `began`."""
 
-    @property
-    def behind(self) -> bool:
-        """Whether it has taken chains that it can do nothing with until `submit` is called once more."""
-        ...
-
     def submit(self, chains: Sequence[Call]) -> None:
         """Take chains; never blocks."""
 

@@ -47,7 +47,7 @@ class Tasks:
 class TaskSession:
     """One run's tasks."""
 
-    queues = behind = False
+    queues = False
 
     def __init__(self, loop: Spawner, port: Port, window: int) -> None:
         self.window = window
@@ -166,7 +166,6 @@ class InlineSession:
 
     window = A_PASS
     queues = True
-    behind = False
 
     def __init__(self, loop: Spawner, port: Port) -> None:
         self._loop = loop

@@ -30,10 +30,12 @@ class Owner:
 
     Args:
         step: what is called.
+        busy: whether there is a run under way.
     """
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, busy: Callable[[], bool] = lambda: True) -> None:
         self._step = step
+        self._busy = busy
         self._selector = selectors.DefaultSelector()
         ear, mouth = socket.socketpair()
         self._ear = socket.socket(fileno=above_standard(ear.detach()))
@@ -44,6 +46,7 @@ class Owner:
         self._listening = threading.Lock()
         self._bell = threading.Event()
         self._leader: int | None = None
+        self._standing_by = False
         self._heard_at = 0.0
         self._again: float | None = None
         self._expected = False
@@ -80,6 +83,11 @@ class Owner:
             if self._leader != threading.get_ident():
                 self.wake()
 
+    def notice(self) -> None:
+        """Have somebody listen, although the last leader has only just left."""
+        if self._standing_by and self._leader is None:
+            self._bell.set()
+
     # Listening
 
     def _listen(self, limit: float | None) -> None:
@@ -103,12 +111,15 @@ class Owner:
 
     def _own(self) -> None:
         while not self._closed:
+            self._standing_by = False
             if not self._is_led():
                 with self._listening:
                     if not self._is_led():  # still
                         self._listen(None)
                 continue
-            self._bell.wait(AWAY)
+            self._standing_by = True
+            self._bell.wait(AWAY)  # also when nobody leads any more: the next run may be about to
+            self._bell.clear()
             if perf_counter() - self._heard_at > AWAY and self._listening.acquire(blocking=False):
                 try:
                     while self._is_led() and not self._wanted and not self._closed:
@@ -126,8 +137,8 @@ class Owner:
         if self._leader is not None or self._closed:
             return False
         self._leader = threading.get_ident()
-        self._bell.clear()
-        self.wake()  # whoever listens now is to let it
+        if not self._standing_by:
+            self.wake()  # it listens, and is to let this thread do it
         return True
 
     def attend(self, limit: float | None) -> None:
@@ -148,7 +159,8 @@ class Owner:
     def leave(self) -> None:
         """Lead no more."""
         self._leader = None
-        self._bell.set()
+        if self._busy():
+            self._bell.set()
 
     def close(self, seconds: float) -> None:
         """End, and wait for that; the channels stay the caller's."""

@@ -102,10 +102,13 @@ class WorkerSession:
         self._large: dict[int, tuple[Any, Parcel]] = {}
         self._burst: dict[int, tuple[Any, Parcel]] = {}
 
-    @property
-    def behind(self) -> bool:
+    def is_behind(self) -> bool:
         """Whether there is something to encode, and room for it."""
         return bool(self.raw) and self._waiting <= AHEAD
+
+    def catch_up(self) -> None:
+        """Encode what there is room for by now; in the run's own thread."""
+        self.submit(())
 
     def submit(self, chains: Sequence[Call]) -> None:
         """Take chains.
@@ -115,7 +118,7 @@ class WorkerSession:
         """
         self.raw.extend(chains)
         self._burst.clear()  # whoever has made them may have changed them since
-        while self.behind:  # workers may take at once what has been encoded, and leave room for more
+        while self.is_behind():  # workers may take at once what has been encoded, and leave room for more
             encoded = self._encoded()
             try:
                 self._pool.enqueue(self, encoded)
@@ -128,7 +131,7 @@ class WorkerSession:
     def _encoded(self) -> list[Call]:
         """Take chains that are not encoded, as many as there is room for, and encode them; refuse those that cannot."""
         encoded: list[Call] = []
-        while self.behind:
+        while self.is_behind():
             call = self.raw.popleft()
             error: Exception | None
             try:
@@ -198,8 +201,10 @@ class WorkerSession:
 
     def again_by_value(self, item: Item, reason: str) -> None:
         """Send a chain once more, its first function by value; in the run's own thread."""
-        error = self._by_value(item, reason)
-        if error is None:
+        error = None if item.call.stopped else self._by_value(item, reason)
+        if item.call.stopped:
+            self.port.deliver(item.call, Stopped(perf_counter(), ended=True))
+        elif error is None:
             self._pool.enqueue(self, [item.call])
         else:
             self.refuse(item.call, error)
@@ -225,8 +230,8 @@ class WorkerSession:
     def _item(self, call: Call) -> Item:
         function = self._functions.get(id(call.function)) or self._pickled(call, by_value=False)
         if call.context is not None and call.context is not self._context:
-            self._context = call.context
             self.carried = self._pool.carried(call.context)
+            self._context = call.context
         item = Item(call, function)
         if call.args:
             item.args = [

@@ -143,7 +143,6 @@ class ThreadSession:
     """One run's use of the pool."""
 
     queues = True
-    behind = False
     window = 2_000
 
     def __init__(self, pool: ThreadPool, port: Port, slots: int) -> None:

@@ -280,7 +280,7 @@ class Server:
             half = TRACEBACK_LIMIT // 2
             text = f"{text[:half]}\n... {len(text) - TRACEBACK_LIMIT} characters left out ...\n{text[-half:]}"
         found = getattr(error, "__notes__", None)
-        notes = [_short(note) for note in found] if isinstance(found, (list, tuple)) else []
+        notes = [_text(note) for note in found] if isinstance(found, (list, tuple)) else []
         payload = _travelled(error, lambda: error) or _travelled(
             error, lambda: pickling.Parts(type(error), error.args, error.__dict__)
         )
@@ -335,16 +335,12 @@ def _kind(value: Any) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _text(error: BaseException) -> str:
-    try:
-        return _short(error)
-    except Exception:
-        return f"<{type(error).__name__} whose text cannot be made>"
-
-
-def _short(thing: Any) -> str:
+def _text(thing: Any) -> str:
     """Return the text of something, as a string of no other class, and not longer than a traceback may be."""
-    return "".join(list(str(thing)[:TRACEBACK_LIMIT]))
+    try:
+        return "".join(list(str(thing)[:TRACEBACK_LIMIT]))
+    except Exception:
+        return f"<{type(thing).__name__} whose text cannot be made>"
 
 
 def _travelled(error: BaseException, thing: Any) -> Any:

@@ -39,26 +39,15 @@ from typing import Any
 from pmflow.errors import ConfigurationError, ShutdownError, WorkerCrashedError
 from pmflow.executors import pickling, wire
 from pmflow.executors.base import BEGAN, Call, Delivered, Errand, Logged, Port, Stopped
+from pmflow.executors.batches import AHEAD, Batch, links_of
 from pmflow.executors.channel import LATE, Held, Item, Worker, crashed, how, outcome_of
 from pmflow.executors.owner import Owner
 from pmflow.executors.parcels import LARGE, File, Parcel
 from pmflow.executors.platform import starved
 from pmflow.executors.sessions import MOST, Pace, WorkerSession
-from pmflow.executors.surroundings import NOTHING_CARRIED, Modules, Surroundings, carried
+from pmflow.executors.surroundings import Modules, Surroundings, carried
 from pmflow.executors.warden import GoneError, Keeper, command, keeper
 from pmflow.outcomes import RELEASED, Failure, Success
-
-AHEAD = 0.001
-"""Seconds of work that wait in a worker behind what it runs."""
-
-LONG = 0.01
-"""Seconds from which on a call waits with its run, where it may still be overtaken, and not in a worker."""
-
-MOST_AT_ONCE = 250
-"""Chains in one frame."""
-
-MOST_FILES = 64
-"""Descriptors in one frame: the kernel bounds how many are under way."""
 
 FUNCTIONS_KEPT = 1_000
 """Functions that a worker holds at most before it is told to forget them all."""
@@ -68,6 +57,9 @@ TICK = LATE
 
 NAP = 0.0002
 """Seconds for which the owner lets replies gather, while all workers have more to do than that."""
+
+LOOK = 0.25
+"""Seconds between two looks, as long as there are runs: none of them has to say when it ends."""
 
 QUIET = 0.05
 """Seconds without a run after which what workers have left behind is killed."""
@@ -156,6 +148,7 @@ class WorkerPool:
             session = WorkerSession(self, port, min(slots or self.size, self.size), self._surroundings)
             self._sessions.add(session)
             self._quiet_at = None
+            self._false_starts = 0  # whatever was in their way may be gone
         return session
 
     def leave(self, session: WorkerSession) -> None:
@@ -169,8 +162,7 @@ class WorkerPool:
                     self._retire(worker)
             if self._sessions or self._owner is None:
                 return
-            self._quiet_at = perf_counter() + QUIET
-            self._owner.expect()
+            self._quiet_at = perf_counter() + QUIET  # seen at the next look, for there has been a run
 
     def pace(self, token: bytes) -> Pace:
         """Return how long a function takes, as far as it is known from this run or from others."""
@@ -199,6 +191,7 @@ class WorkerPool:
             session.queue.push(chains)
             if self._hand_out():
                 self._hearing.expect()
+            self._hearing.notice()
             told = self._taken()
         self._tell(told)
 
@@ -211,6 +204,7 @@ class WorkerPool:
                 if not call.stopped and not call.started:  # else it has ended: its outcome is on its way
                     self._stopped(session, call)
             elif worker is None:
+                call.stopped = True  # should it be on its way back to the queue
                 if session.queue.remove(call):
                     self._taken_out(session, item)
                     self._stopped(session, call)
@@ -246,7 +240,7 @@ class WorkerPool:
     @staticmethod
     def _taken_out(session: WorkerSession, item: Item) -> None:
         """Note that a chain waits no more, for no worker will have it."""
-        for link in _links(item):
+        for link in links_of(item):
             session.taken(link)
 
     def _taken(self) -> list[tuple[Port, Call, Delivered]]:
@@ -276,6 +270,10 @@ class WorkerPool:
         waits = False
         for worker, batch in filled.items():
             waits |= len(worker.sent) > 1
+            session = batch.session
+            if session.is_behind():  # the run's thread may be waiting for room; it is told in the name of a call it has
+                with suppress(IndexError):
+                    self._told.append((session.port, session.raw[0], Errand(session.catch_up)))
             if not worker.send(batch.message(), batch.files) and worker.watched:
                 self._hearing.watch(worker.connection, worker, writable=True)
         if turns:
@@ -490,7 +488,7 @@ class WorkerPool:
         value = message[2]
         worker.value = Held(Parcel.unpacked(value, files), call.label, worker.pid) if type(value) is list else value
         session.fed(item, worker.value)
-        for link in _links(item):
+        for link in links_of(item):
             link.worker = None
         self._told.append((session.port, call, Errand(partial(session.again_by_value, item, message[7]))))
         self._freed(worker)
@@ -499,7 +497,7 @@ class WorkerPool:
         """Queue a chain from a link on that has not begun; ``value`` is that of the link before it."""
         call = item.call
         session.fed(item, value)
-        for link in _links(item):
+        for link in links_of(item):
             link.worker = None
         call.started = 0.0
         if not session.queue:
@@ -571,7 +569,7 @@ class WorkerPool:
         if sys.platform == "win32":
             raise ConfigurationError("type='process' needs a system with Unix sockets; use type='thread' on Windows")
         with _starting:  # a child that is forked meanwhile would not know what it has to close
-            owner = Owner(self._step)
+            owner = Owner(self._step, lambda: bool(self._sessions))
             self._owner = owner
         try:
             owner.start()
@@ -643,6 +641,8 @@ class WorkerPool:
         again = self._look()
         if self._turns and again is not None:
             self._hand_out()
+        if self._sessions:
+            again = LOOK if again is None else min(again, LOOK)
         if self._quiet_at is None:
             return again
         left = self._quiet_at - perf_counter()
@@ -650,6 +650,9 @@ class WorkerPool:
             return left if again is None else min(again, left)
         self._quiet_at = None
         if self._keeper is not None and not self._sessions:
+            for worker in list(self._workers.values()):
+                worker.stale |= worker.page.has_children
+                self._retire(worker)
             self._keeper.quiet()
         return again
 
@@ -673,7 +676,11 @@ class WorkerPool:
                     kept = self._keeper or self._keep()
                     self._count += 1
                     worker = Worker(f"{os.getpid()}-{self._count}-{os.urandom(4).hex()}")
-                    kept.fork(worker.name, worker.theirs, worker.file.fd)  # type: ignore[arg-type, union-attr]  # new
+                    try:
+                        kept.fork(worker.name, worker.theirs, worker.file.fd)  # type: ignore[arg-type, union-attr]  # new
+                    except OSError:
+                        worker.let_go()
+                        raise
             except OSError as error:
                 if self._false_start(str(error)):
                     return False
@@ -686,9 +693,11 @@ class WorkerPool:
 
     def _hear(self, who: Keeper) -> None:
         """Take what the keeper says: who has ended; or that it has itself, and with it all workers."""
+        gone = False
         try:
             ended = who.heard()
         except GoneError:
+            gone = True
             self._hearing.unwatch(who)
             who.close(gone=True)
             self._keeper = None
@@ -700,7 +709,7 @@ class WorkerPool:
                 worker.code = code
                 worker.ending = True
                 self._listen(worker)
-                if not worker.closed and self._keeper is None:
+                if gone and not worker.closed:
                     continue  # it is about to die with the warden, and its channel will say so
                 self._bury(worker)
 
@@ -801,81 +810,9 @@ class WorkerPool:
         self.close()
 
 
-class Batch:
-    """What is about to be sent to one worker; ``room`` is for how many seconds of work there is some."""
-
-    def __init__(self, worker: Worker, session: WorkerSession) -> None:
-        self.worker = worker
-        self.files: list[File] = []
-        self.room = AHEAD - worker.ahead
-        self._idle = not worker.sent
-        self._may_be_long = len(worker.sent) <= 1
-        self._session = session
-        self._functions: dict[int, Any] = {}
-        self._chains: list[Any] = []
-
-    def takes(self, cost: float | None) -> bool:
-        """Whether a chain is to wait in the worker, rather than with its run."""
-        if self._idle:
-            return True
-        if cost is None or len(self._chains) >= MOST_AT_ONCE or len(self.files) >= MOST_FILES:
-            return False
-        return cost <= self.room or (self._may_be_long and cost <= LONG)
-
-    def add(self, item: Item, cost: float | None) -> None:
-        """Add a chain."""
-        if item.call.then is None:
-            self._chains.append(self._link(item))
-            item.last = item.number
-        else:
-            links = list(_links(item))
-            self._chains.append([self._link(each) for each in links])
-            for each in links:
-                each.last = self.worker.number
-        self.worker.note(item, cost)
-        if self._idle:  # it is the one that runs: nothing waits yet, if it is known how long it takes
-            self._idle = False
-            self.room = AHEAD if cost is not None else -inf
-            self._may_be_long = cost is not None
-        else:
-            self._may_be_long = False
-            self.room -= cost or 0.0
-
-    def _link(self, item: Item) -> tuple[Any, ...]:
-        worker, function = self.worker, item.function
-        index = worker.functions.get(function.token)
-        if index is None:
-            index = worker.functions[function.token] = len(worker.functions)
-            self._functions[index] = function.parcel.packed(self.files)
-        worker.number = item.number = number = worker.number + 1
-        item.worker = worker
-        if item.size:
-            self._session.taken(item)
-        return item.packed(number, index, self.files)
-
-    def message(self) -> tuple[Any, ...]:
-        """Return it as a worker takes it."""
-        worker, session = self.worker, self._session
-        context = None
-        if worker.carried is not session.carried:
-            worker.carried = session.carried
-            context = (session.carried or NOTHING_CARRIED).packed(self.files)
-        return wire.CHAINS, self._functions, context, self._chains
-
-
 def _ahead(worker: Worker) -> float:
     return worker.ahead
 
 
 def _last_used(worker: Worker) -> float:
     return worker.page.started
-
-
-def _links(item: Item) -> Iterable[Item]:
-    """Return the links of a chain that are encoded, from one on."""
-    call: Call | None = item.call
-    while call is not None and call.handle is not None:
-        yield call.handle
-        if call.handle.unsent is not None:
-            return
-        call = call.then
