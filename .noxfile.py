@@ -27,7 +27,7 @@ def faults(session: nox.Session) -> None:
     session.install(".[test]")
     times, *options = session.posargs or ["20"]
     for _ in range(int(times)):
-        session.run("pytest", "tests/faults", "tests/test_workers.py", "-p", "no:randomly", "-q", "-x", *options)
+        session.run("pytest", "tests/faults", "tests/test_workers.py", "-m", "slow or not slow", "-q", "-x", *options)
 
 
 @nox.session

@@ -48,13 +48,16 @@ class Finished(NamedTuple):
     seconds: float
 
 
-def case(*, limit: float = 30.0, grace: float = 2.0, stderr: str = "", **each: Sequence[Any]) -> Callable[[F], F]:
+def case(
+    *, limit: float = 30.0, grace: float = 2.0, stderr: str = "", slow: bool = False, **each: Sequence[Any]
+) -> Callable[[F], F]:
     """Make a test of a function that runs in a program of its own.
 
     Args:
         limit: Seconds until the program counts as hanging.
         grace: Seconds that its other processes have to go away once the program has ended.
         stderr: A regular expression that must match all of what it writes to stderr.
+        slow: Whether it is left out of the everyday suite (`pytest -m slow` runs it).
         each: Arguments of the function; the test is repeated for every value (JSON types).
     """
 
@@ -66,7 +69,7 @@ def case(*, limit: float = 30.0, grace: float = 2.0, stderr: str = "", **each: S
         def test(**arguments: Any) -> None:
             run_program([*argv, json.dumps(arguments)], limit=limit, grace=grace, stderr=stderr)
 
-        return _as_test(test, function, each)  # type: ignore[return-value]
+        return _as_test(test, function, each, slow=slow)  # type: ignore[return-value]
 
     return decorate
 
@@ -136,7 +139,9 @@ def _judge(report: dict[str, Any], left: list[str], *, returncode: int, stderr: 
     assert re.fullmatch(stderr, report["stderr"], re.DOTALL), f"stderr is not {stderr!r}{output}"
 
 
-def _as_test(test: Callable[..., None], function: Callable[..., object], each: dict[str, Sequence[Any]]) -> object:
+def _as_test(
+    test: Callable[..., None], function: Callable[..., object], each: dict[str, Sequence[Any]], *, slow: bool
+) -> object:
     import pytest
 
     test.__name__, test.__doc__, test.__module__ = function.__name__, function.__doc__, function.__module__
@@ -144,4 +149,4 @@ def _as_test(test: Callable[..., None], function: Callable[..., object], each: d
     test.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     for name, values in each.items():
         test = pytest.mark.parametrize(name, values)(test)
-    return pytest.mark.faults(test)
+    return pytest.mark.faults(pytest.mark.slow(test) if slow else test)

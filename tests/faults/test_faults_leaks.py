@@ -105,7 +105,7 @@ def ends(makes: bytes, weighs: int, waits: int) -> tuple[int, int, int]:
     return makes[-1], weighs, waits
 
 
-@case(limit=90)
+@case(slow=True, limit=90)
 def test_l1_a_thousand_runs_leave_nothing_behind() -> None:
     """Descriptors, threads and processes are as many after 1000 runs of every strategy, and memory is as it was."""
 
@@ -176,7 +176,7 @@ def timed_out_runs(turns: int) -> None:
 ENDINGS = {"failing": failing_runs, "cancelled": cancelled_runs, "timed out": timed_out_runs}
 
 
-@case(limit=90, ending=tuple(ENDINGS))
+@case(slow=True, limit=90, ending=tuple(ENDINGS))
 def test_l2_runs_that_end_badly_leave_nothing_behind(ending: str) -> None:
     """200 runs that fail, are stopped, or run out of time leave as little behind as those that succeed."""
     warm()
@@ -245,7 +245,7 @@ def weight(made: bytes) -> int:
 MANY = 10_000
 
 
-@case(limit=120, strategy=("async", "thread", "process"))
+@case(slow=True, limit=120, strategy=("async", "thread", "process"))
 def test_l3_results_that_nobody_takes_are_freed_at_once(strategy: Any) -> None:
     """Of 10,000 results of 1 MB that nobody takes, none is kept: a handful is alive at a time."""
     makes = process(made, type=strategy, map_over={"n": "numbers"})
@@ -257,7 +257,7 @@ def test_l3_results_that_nobody_takes_are_freed_at_once(strategy: Any) -> None:
     assert run[f"made_{MANY - 1}"].success
 
 
-@case(limit=120, strategies=("thread thread", "process process", "process thread", "thread process"))
+@case(slow=True, limit=120, strategies=("thread thread", "process process", "process thread", "thread process"))
 def test_l3_a_map_over_a_map_holds_a_handful_of_values(strategies: str) -> None:
     """In a two-stage map of 10,000 each value of 1 MB goes as soon as its one consumer has it."""
     first, second = strategies.split()

@@ -57,7 +57,7 @@ def test_w14_an_empty_result() -> None:
     assert list(map(type, values)) == list(map(type, nothing))
 
 
-@case(limit=120, what=("bytes", "bytes among others", "more bytes than 2 GiB"))
+@case(slow=True, limit=120, what=("bytes", "bytes among others", "more bytes than 2 GiB"))
 def test_w14_a_large_result_costs_the_program_its_size(what: str) -> None:
     """A large result arrives whole, and the program never holds more than 1.2 times its size of it."""
     blocks = affordable(2_500 if "GiB" in what else 300)
@@ -88,7 +88,7 @@ def successor(n: int) -> int:
     return n + 1
 
 
-@case(limit=150)
+@case(slow=True, limit=150)
 def test_w14_a_million_small_results() -> None:
     """A million calls have a million right results, in order."""
     many = process(successor, type="process", map_over={"n": "numbers"})
