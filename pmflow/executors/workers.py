@@ -1,9 +1,9 @@
 """Worker processes: the pool, and who of its workers runs what.
 
 Two kinds of threads meet here, under one lock. A run's own thread encodes what it submits, gives it to workers that can
-take it, and sends it, without waiting for anybody. One daemon thread, the *owner*, hears the workers and their keeper
-(the warden): it takes replies, sends what runs have queued, and notices deaths. Nothing is called under the lock that
-waits, or that is the user's.
+take it, and sends it, without waiting for anybody. The *owner* (see `owner`) hears the workers and their keeper (the
+warden): it takes replies, sends what runs have queued, and notices deaths. Nothing is called under the lock that waits,
+or that is the user's: what takes such code is handed to the run (`Sealed`, `Errand`, handles).
 
 A worker's life:
 
@@ -11,9 +11,12 @@ A worker's life:
                          |                           |
                          +---------(stop, death)-----+--> ended, and replaced when there is work
 
-A worker has chains of one run at a time, as many ahead as make a millisecond of work (`AHEAD`), one after the other.
-While somebody is free and nothing is queued, chains that would wait for long are called back (`Worker.call_back`): the
-worker's status page says which of them had not begun.
+A worker has chains of one run at a time, as many ahead as make a millisecond of work, one after the other. What waits
+behind a call that is late, or that is long while somebody is free, is called back (`Worker.call_back`): the worker's
+status page says which of it had not begun.
+
+Invariant: a chain is in the queue of its run (``worker`` of its item is None), or in ``sent`` of one worker, or its
+outcome has been told.
 
 A worker that dies costs the link it was running. First its replies are read, for what it has written before its death
 counts; then its page is; the link on it is charged, and no other. Everything else that it had goes back to the queue.
