@@ -609,7 +609,7 @@ async def test_at_most_so_many_calls_run_at_once(name: str, tmp_path: Path) -> N
 async def test_what_is_most_urgent_goes_first(name: str, tmp_path: Path) -> None:
     """Of the calls that wait the one of the smallest priority begins; among equals the one that came first."""
     async with opened(name, slots=1) as (port, session):
-        held = call(hold, tmp_path, key="held")
+        held = call(partial(hold, tmp_path), key="held")  # a function that no pool knows: nothing is sent behind it
         session.submit([held])
         await there(tmp_path / "held")
         waiting = [
