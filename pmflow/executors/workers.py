@@ -43,7 +43,7 @@ from pmflow.errors import ConfigurationError, ShutdownError, WorkerCrashedError
 from pmflow.executors import pickling, wire
 from pmflow.executors.base import BEGAN, Call, Delivered, Errand, Logged, Port, Stopped
 from pmflow.executors.batches import AHEAD, Batch, links_of
-from pmflow.executors.channel import LATE, Held, Item, Worker, crashed, how, outcome_of
+from pmflow.executors.channel import LATE, OVERHEAD, Held, Item, Worker, crashed, how, outcome_of
 from pmflow.executors.owner import Owner
 from pmflow.executors.parcels import LARGE, File, Parcel
 from pmflow.executors.platform import starved
@@ -63,6 +63,9 @@ NAP = 0.0002
 
 LOOK = 0.25
 """Seconds between two looks, as long as there are runs: none of them has to say when it ends."""
+
+MANY = 8
+"""Replies for which it is worth to wait until they have gathered."""
 
 QUIET = 0.05
 """Seconds without a run after which what workers have left behind is killed."""
@@ -596,14 +599,20 @@ class WorkerPool:
         return again, nap
 
     def _nap(self) -> float:
-        """Return for how long nobody will be missed: while all have enough to do, replies gather meanwhile.
+        """Return for how long nobody will be missed: while all have many short calls to do, replies gather meanwhile.
 
         To be woken by each of them would cost more than the calls do, on both sides.
         """
-        loads = [worker.load for worker in self._workers.values() if worker.session is not None]
-        least = min(loads, default=0.0)
-        busy = least >= NAP / 2 and not any(worker.ending for worker in self._workers.values())
-        return min(NAP, least / 2) if busy else 0.0
+        least = inf
+        for worker in self._workers.values():
+            if worker.ending:
+                return 0.0
+            if worker.sent:
+                least = min(least, worker.load)
+                pace = worker.sent[0].function.pace.seconds
+                if pace is None or worker.load < MANY * (pace + OVERHEAD):
+                    return 0.0
+        return min(NAP, least / 2) if NAP / 2 <= least < inf else 0.0
 
     @staticmethod
     def _safely(step: Any) -> Any:
