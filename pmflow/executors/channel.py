@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pmflow.errors import ProcessError, TransferError, WorkerCrashedError, text_of
 from pmflow.executors import pickling, wire
 from pmflow.executors.base import Call, Sealed
-from pmflow.executors.parcels import LARGE, File, Parcel, above_standard, anonymous_file, most_descriptors
+from pmflow.executors.parcels import File, Parcel, above_standard, anonymous_file, most_descriptors
 from pmflow.executors.platform import describe_exit
 from pmflow.outcomes import RELEASED, Failure, Handle, Success
 
@@ -399,8 +399,3 @@ def how(code: int) -> str:
     """Return how a process ended, in words."""
     exit_code, signal_name = describe_exit(code)
     return signal_name or f"exit code {exit_code}"
-
-
-def is_large(parcel: Parcel) -> bool:
-    """Whether a parcel is worth keeping, to be sent again."""
-    return parcel.size >= LARGE

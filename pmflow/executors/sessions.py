@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from pmflow.errors import PerformanceWarning, ShutdownError, TransferError
 from pmflow.executors import parcels, pickling
 from pmflow.executors.base import Call, Port, PriorityQueue, Stopped
-from pmflow.executors.channel import Held, Item, Worker, is_large
-from pmflow.executors.parcels import Parcel, attached, is_plain
+from pmflow.executors.channel import Held, Item, Worker
+from pmflow.executors.parcels import LARGE, Parcel, attached, is_plain
 from pmflow.outcomes import Failure
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ class WorkerSession:
         """Return an argument as a parcel."""
         item.parcels = True
         if type(value) is Held:
-            item.near |= is_large(value.parcel)
+            item.near |= value.parcel.size >= LARGE
             return value.parcel
         known = self._large.get(id(value)) or self._burst.get(id(value))
         if known is not None:
@@ -265,7 +265,7 @@ class WorkerSession:
                 parameter=name,
                 type_name=kind,
             ) from error
-        if is_large(parcel):
+        if parcel.size >= LARGE:
             item.size += parcel.size
             self.weigh(parcel.size)
             if type(value) in (bytes, str):
