@@ -795,6 +795,7 @@ def test_a_module_that_only_the_program_has_goes_by_value(tmp_path: Path) -> Non
         far = sys.modules["far"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(far)
         assert value(pool, far.f, 1) == 2
+        assert "return n + ONE" in run(pool, far.f, "1").traceback
         port = Inbox()
         pool.open(port).submit([call(far.f, n, key=n) for n in range(20)])
         assert {key: outcome.value for key, outcome in port.take(20)} == {n: n + 1 for n in range(20)}

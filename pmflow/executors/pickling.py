@@ -33,6 +33,8 @@ def pickler_by_value(module: types.ModuleType) -> Any:
     import cloudpickle
 
     class ByValue(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({types.CodeType: _reduce_code})
+
         def dump(self, thing: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - its name
             with _by_value:  # cloudpickle's registry is the program's
                 cloudpickle.register_pickle_by_value(module)
@@ -88,6 +90,8 @@ def pickler() -> Any:
         import cloudpickle
 
         class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+            dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({types.CodeType: _reduce_code})
+
             def reducer_override(self, thing: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - its name
                 if isinstance(thing, TextIOWrapper) and thing not in (sys.stdout, sys.stderr, sys.stdin):
                     raise TypeError("cannot pickle an open file")  # cloudpickle would read it, and send what is in it
@@ -102,6 +106,23 @@ def pickler() -> Any:
 
 
 _Pickler: Any = None
+
+
+def _reduce_code(code: types.CodeType) -> Any:
+    """Reduce code so that it keeps the name of its file, without which a traceback cannot show the user's line.
+
+    cloudpickle 3.1.3 calls the file of all code that it sends ``<dynamic-code>``.
+    """
+    import cloudpickle
+
+    make, parts = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    return load_code, (code.co_filename, make, parts)
+
+
+def load_code(filename: str, make: Any, parts: tuple[Any, ...]) -> types.CodeType:
+    """Return code that was written in a file of this name; what unpickling it calls."""
+    code: types.CodeType = make(*parts)
+    return code.replace(co_filename=filename)
 
 
 _AS_THEY_ARE = ("__main__", ALIAS, "cloudpickle.cloudpickle")
@@ -216,4 +237,4 @@ def _share(names: str) -> None:
         setattr(here, name, thing)
 
 
-_share("load_function NotHereError Parts")
+_share("load_function load_code NotHereError Parts")
