@@ -30,7 +30,7 @@ TASK, INLINE, THREAD, WORKER = "task", "inline", "thread", "worker"
 ELEMENT, STAGE = " element", " stage"
 LANES = (TASK, TASK + ELEMENT, THREAD, THREAD + STAGE, WORKER, WORKER + STAGE, INLINE, INLINE + STAGE)
 
-SOME = 64
+SOME = 32
 """Elements of a pipeline that are begun at once; as many values are alive, and as many are handed over in a burst."""
 
 LONGEST_CHAIN = 1_000
