@@ -18,7 +18,7 @@ import anyio.lowlevel
 import pytest
 
 from pmflow.engine.loops import Loop, current_loop
-from pmflow.executors.base import BEGAN, Call, Sealed, Session, Stopped
+from pmflow.executors.base import BEGAN, Call, Errand, Sealed, Session, Stopped
 from pmflow.executors.inline import Inline, Tasks
 from pmflow.executors.threads import ThreadPool
 from pmflow.executors.workers import WorkerPool
@@ -64,6 +64,9 @@ class Port:
 
     def deliver(self, call: Call, outcome: Any) -> None:
         """Take an outcome."""
+        if isinstance(outcome, Errand):
+            outcome.run()
+            return
         if isinstance(outcome, Sealed):
             outcome = outcome.open()
         if isinstance(outcome, Success):

@@ -126,6 +126,9 @@ VALUES: list[Any] = [
     b"",
     b"x" * (LARGE - 100),
     b"x" * (LARGE + 1),
+    np.arange(LARGE - 1, dtype=np.int8),  # the largest that stays within the pickle
+    np.arange(LARGE, dtype=np.int8),
+    np.arange(LARGE // 8, dtype=np.int64)[::-1][:100],
     bytearray(b"y" * 3 * MEGABYTE),
     "ä€" * MEGABYTE,
     list(range(500_000)),

@@ -346,3 +346,45 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert pmflow.run(double, inputs={"numbers": [5]}).value == [10]
+
+
+# Chains that give way
+
+
+def test_after_a_long_link_the_most_urgent_chain_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three chains on one thread take turns, the longest rest first; each link has the value of the one before."""
+    monkeypatch.setattr(threads, "TURN", -1.0)  # every link took long
+    ran: list[str] = []
+
+    def link(name: str, before: int) -> int:
+        ran.append(name)
+        return before + 1
+
+    links = [
+        process(lambda before=0, name=f"{chain}{place}": link(name, before), id=f"{chain}{place}").options(
+            dependencies={"before": f"{chain}{place - 1}"} if place else {}
+        )
+        for chain in "abc"
+        for place in range(3)
+    ]
+    run = pmflow.run(pmflow.Graph(links), max_threads=1)
+    assert [name[1] for name in ran] == list("000111222")
+    assert [run[f"{chain}2"].data for chain in "abc"] == [3, 3, 3]
+
+
+def test_a_chain_that_gave_way_can_be_stopped(monkeypatch: pytest.MonkeyPatch, gates: list[Gate]) -> None:
+    """What waits in the queue again has not begun: it ends at once, and says so."""
+    monkeypatch.setattr(threads, "TURN", -1.0)
+    session = ThreadPool(1).open(port := Port())
+    first, rest = call(gates[0], "first", priority=-2), call(len, "rest", (), priority=-1)
+    first.then = rest
+    session.submit([first])
+    assert gates[0].begun.wait(LIMIT)
+    session.submit([call(gates[1], "urgent", priority=-3)])
+    gates[0].opened.set()
+    assert gates[1].begun.wait(LIMIT)
+    session.stop(rest)
+    assert [key for key, _ in (port.next(), port.next())] == ["first", "rest"]
+    gates[1].opened.set()
+    assert port.next()[0] == "urgent"
+    assert port.told.empty()

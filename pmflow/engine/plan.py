@@ -52,7 +52,7 @@ class Node:
         required: whether its failure fails the run.
         next: the next link of its chain.
         unit: what the frontier calls its chain.
-        priority: of its chain; smaller goes first.
+        priority: smaller goes first; a chain has that of its first link, until another chain is more urgent.
         mapped: whether it is called once per element.
         opens: whether what a worker returned is needed in this program.
         hands_on: whether nobody but the next link of its chain, if that, can ever ask for its value.
@@ -104,7 +104,8 @@ class Plan:
 
     Attributes:
         nodes: id to `Node`, each after those it depends on.
-        targets: the ids asked for.
+        targets: the ids asked for, in order.
+        asked: the same as a set.
         given: id to value, of overridden processes: they do not run.
         bound: id to parameter to value, of inputs.
         keep_all: whether every value is kept.
@@ -119,7 +120,7 @@ class Plan:
     ['page', 'words']
     """
 
-    __slots__ = ("_asks", "_beginning", "aligned", "bound", "given", "keep_all", "nodes", "targets")
+    __slots__ = ("_asks", "_beginning", "aligned", "asked", "bound", "given", "keep_all", "nodes", "targets")
 
     def __init__(
         self,
@@ -132,6 +133,7 @@ class Plan:
     ) -> None:
         self.nodes = nodes
         self.targets = targets
+        self.asked = frozenset(targets)
         self.given = given
         self.keep_all = keep_all
         self.bound: dict[str, dict[str, Any]] = {}
@@ -557,9 +559,9 @@ def _separate(plan: Plan) -> None:
 
 def _settle_values(plan: Plan) -> None:
     """Say which values of workers have to come into this program, and which nobody can ever ask for."""
-    nodes = plan.nodes
+    nodes, targets = plan.nodes, plan.asked
     for name, node in nodes.items():
-        asked = name in plan.targets
+        asked = name in targets
         if WORKER not in node.lane:
             node.hands_on = not asked and not plan.keep_all and not wanted(nodes, node)
             continue
@@ -596,7 +598,7 @@ def _opens(plan: Plan, node: Node, consumer: Node) -> bool:
 
 
 def _prioritise(plan: Plan) -> None:
-    """Give every unit the length of the longest path from it on; between two lengths there is room for stages."""
+    """Give every node the length of the longest path from it on; between two lengths there is room for stages."""
     nodes = plan.nodes
     stages = len(plan.aligned) + 1
     path: dict[str, int] = {}
@@ -606,8 +608,7 @@ def _prioritise(plan: Plan) -> None:
         for consumer in node.consumers:
             longest = max(longest, path[consumer])
         path[name] = longest + 1
-        if node.unit is name:
-            node.priority = -(longest + 1) * stages
+        node.priority = -(longest + 1) * stages
     for name, sources in plan.aligned.items():  # in topological order: a source before what is aligned with it
         if sources:
             nodes[name].priority = min(nodes[source].priority for source in sources) - 1

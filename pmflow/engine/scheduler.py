@@ -552,7 +552,7 @@ class Scheduler:
             self._tell_end(f"{name}_{index}", node, outcome)
         if self._uses and type(outcome) is Success:
             self._release_elements(node, index)
-            if not self._uses[name] and name not in self.plan.targets:
+            if not self._uses[name] and name not in self.plan.asked:
                 outcome.value = RELEASED
         if self._frontier.succeed(key):
             self._complete([name])
@@ -580,7 +580,7 @@ class Scheduler:
     def _release(self, node: Node) -> None:
         """Let go of values all of whose consumers have completed."""
         uses = self._uses
-        targets = self.plan.targets
+        targets = self.plan.asked
         own = self.outcomes[node.id]
         if not uses[node.id] and type(own) is Success and node.id not in targets:
             own.value = RELEASED
@@ -598,7 +598,7 @@ class Scheduler:
         """Let go of the elements that only this one, and its like in other maps, had use for."""
         for source in self.plan.aligned[node.id]:
             consumers = self.plan.nodes[source].consumers
-            if source in self.plan.targets or any(source not in self.plan.aligned.get(name, ()) for name in consumers):
+            if source in self.plan.asked or any(source not in self.plan.aligned.get(name, ()) for name in consumers):
                 continue
             ends = [self.elements.get(name, ())[index : index + 1] for name in consumers]
             outcome = self.elements[source][index]

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 ALIAS = "_pmflow_parcels"
 """What workers call this file: what is pickled by reference to it is found on both sides under that name."""
 
-LARGE = 1 << 20
-"""Bytes from which on a buffer, or a pickle, goes into a file."""
+LARGE = 1 << 16
+"""Bytes from which on a buffer, or a pickle, goes into a file: through sockets 1 MB takes 26 ms to eight consumers, in
+a file 2.8 ms. `pickle` hands larger buffers to a sink as objects, not as bytes."""
 
 PAGE = mmap.ALLOCATIONGRANULARITY
 

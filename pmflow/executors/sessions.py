@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import os
 import sys
 import warnings
 from collections import deque
@@ -34,6 +35,9 @@ AHEAD = 32 << 20
 
 KEPT = 16 << 20
 """Bytes of large arguments that are kept, to be sent again; the last one is, whatever its size."""
+
+HEAVY = 1 << 20
+"""Bytes of a function from which on its user is told, and it is sent anew in each run: to compare it takes long."""
 
 IN_FLIGHT = 8 << 20
 """Bytes that calls take or return, for as many of which calls are begun ahead."""
@@ -307,8 +311,8 @@ class WorkerSession:
                 process_id=call.label,
                 type_name=type(function).__name__,
             ) from error
-        if parcel.file is None:
-            token = blake2b(parcel.stream or b"", digest_size=16).digest()
+        if parcel.size < HEAVY:
+            token = _digest(parcel)
         else:
             token = next(_tokens).to_bytes(16, "little")
             _warn_of(call, parcel)
@@ -324,6 +328,16 @@ def _reduce_held(inner: list[Parcel], held: Held) -> Any:
 
 
 _HANDLES: dict[type, Any] = {Held: _reduce_held}
+
+
+def _digest(parcel: Parcel) -> bytes:
+    """Return what stands for a pickle: the same for the same one."""
+    digest = blake2b(parcel.stream or b"", digest_size=16)
+    if parcel.file is not None:
+        content = bytearray(os.fstat(parcel.file.fd).st_size)
+        parcels.read_into(parcel.file.fd, memoryview(content), 0)
+        digest.update(content)
+    return digest.digest()
 
 
 def _warn_of(call: Call, parcel: Parcel) -> None:

@@ -1,9 +1,10 @@
 """Threads of our own: daemons, so that a call nobody can stop does not hold up the interpreter's exit.
 
-One pool serves the whole program. A thread takes a chain and runs it to its end; then it takes the next, from the runs
-in turn, and parks when there is none. Threads are woken one after another: whoever takes a chain while more are waiting
-wakes the next thread, and a wake-up is under way at most once, so that a thousand short calls cost one or two
-wake-ups and not a thousand (each costs as much as ten short calls).
+One pool serves the whole program. A thread takes a chain and runs it to its end, unless after a link that took long
+another call is more urgent; then it takes the next, from the runs in turn, and parks when there is none. Threads are
+woken one after another: whoever takes a chain while more are waiting wakes the next thread, and a wake-up is under way
+at most once, so that a thousand short calls cost one or two wake-ups and not a thousand (each costs as much as ten
+short calls).
 
 A call that is given up cannot be stopped: it is *abandoned*. Its thread goes on with it and ends afterwards; its place
 is taken by another thread. At 64 abandoned ones, calls fail at once. A thread whose call runs another graph and waits
@@ -27,6 +28,9 @@ from pmflow.outcomes import RELEASED, Failure, Success
 
 MOST_ABANDONED = 64
 """Threads held by calls that were given up; beyond, every further one would be likely to hang too."""
+
+TURN = 0.001
+"""Seconds: a link that took longer is followed by what is most urgent, and not by the rest of its chain."""
 
 _here = threading.local()
 
@@ -293,9 +297,24 @@ class _Thread(threading.Thread):
             if not self._goes_on(then):
                 return
             deliver(call, outcome)
-            if then is None:
+            if then is None or (outcome.ended - started > TURN and self._gives_way(then, value)):
                 return
             call = then
+
+    def _gives_way(self, then: Call, value: Any) -> bool:
+        """Queue the rest of the chain, with the value it is fed, if a call that waits there is more urgent."""
+        with self.pool.lock:
+            if self.abandoned:
+                return True
+            queue = self.session.queue  # type: ignore[union-attr]  # it has one while it runs a chain
+            if not queue or queue.peek().priority >= then.priority:
+                return False
+            if then.feed is not None:
+                then.args, then.kwargs = then.arguments(value)
+                then.feed = None
+            then.handle = self.call = None
+            queue.push([then])
+            return True
 
     def _goes_on(self, then: Call | None) -> bool:
         """Go on to the next link, or to the chain's end; False if the call was abandoned before it ended."""

@@ -36,7 +36,7 @@ def main() -> None:
     seconds = time.monotonic() - started
     left = case.wait_for_rest(time.monotonic() + spec["grace"])
     case.kill_all()
-    shared = sorted(set(_shared_memory()) - shared_before)
+    shared = sorted(set(_shared_memory()) - shared_before - _mapped())
     report = {"hung": hung, "returncode": case.returncode, "seconds": seconds, "left": left, "shared": shared}
     json.dump({**report, **case.output()}, sys.stdout)
 
@@ -151,6 +151,18 @@ def _kill(pid: int, number: int) -> None:
 
 def _shared_memory() -> list[str]:
     return os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []
+
+
+def _mapped() -> set[str]:
+    """What other programs, which still run, have mapped of it: it is theirs, whenever it was made."""
+    found = set()
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
+                found |= {line.rpartition("/dev/shm/")[2].split()[0] for line in maps if "/dev/shm/" in line}
+        except OSError:  # it has ended, or is another user's
+            continue
+    return found
 
 
 if __name__ == "__main__":
