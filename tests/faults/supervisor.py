@@ -27,7 +27,7 @@ PR_SET_CHILD_SUBREAPER = 36
 def main() -> None:
     spec = json.load(sys.stdin)
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    shared_before = set(_shared_memory())
+    shared_before = _shared_memory()
     started = time.monotonic()
     case = Case(spec)
     hung = not case.wait_for_main(started + spec["limit"])
@@ -36,7 +36,7 @@ def main() -> None:
     seconds = time.monotonic() - started
     left = case.wait_for_rest(time.monotonic() + spec["grace"])
     case.kill_all()
-    shared = sorted(set(_shared_memory()) - shared_before - _mapped())
+    shared = _left_in_shared_memory(shared_before)
     report = {"hung": hung, "returncode": case.returncode, "seconds": seconds, "left": left, "shared": shared}
     json.dump({**report, **case.output()}, sys.stdout)
 
@@ -149,17 +149,29 @@ def _kill(pid: int, number: int) -> None:
         pass
 
 
-def _shared_memory() -> list[str]:
-    return os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []
+def _shared_memory() -> set[str]:
+    return set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
 
 
-def _mapped() -> set[str]:
-    """What other programs, which still run, have mapped of it: it is theirs, whenever it was made."""
+def _left_in_shared_memory(before: set[str]) -> list[str]:
+    """What is there now and was not before, and is not another program's: one that still runs has mapped it."""
+    found = {}
+    for name in _shared_memory() - before:
+        try:
+            found[name] = os.stat(f"/dev/shm/{name}").st_ino
+        except OSError:  # it has gone
+            continue
+    theirs = _mapped()
+    return sorted(name for name in _shared_memory() if name in found and found[name] not in theirs)
+
+
+def _mapped() -> set[int]:
+    """The inodes of what anybody has mapped of it; a semaphore is mapped under another name than it gets."""
     found = set()
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
-                found |= {line.rpartition("/dev/shm/")[2].split()[0] for line in maps if "/dev/shm/" in line}
+                found |= {int(line.split()[4]) for line in maps if "/dev/shm/" in line}
         except OSError:  # it has ended, or is another user's
             continue
     return found
