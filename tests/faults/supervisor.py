@@ -22,11 +22,13 @@ import time
 from typing import Any
 
 PR_SET_CHILD_SUBREAPER = 36
+CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000
 
 
 def main() -> None:
     spec = json.load(sys.stdin)
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _own_shared_memory()
     shared_before = _shared_memory()
     started = time.monotonic()
     case = Case(spec)
@@ -36,7 +38,7 @@ def main() -> None:
     seconds = time.monotonic() - started
     left = case.wait_for_rest(time.monotonic() + spec["grace"])
     case.kill_all()
-    shared = _left_in_shared_memory(shared_before)
+    shared = sorted(_shared_memory() - shared_before)
     report = {"hung": hung, "returncode": case.returncode, "seconds": seconds, "left": left, "shared": shared}
     json.dump({**report, **case.output()}, sys.stdout)
 
@@ -149,32 +151,16 @@ def _kill(pid: int, number: int) -> None:
         pass
 
 
+def _own_shared_memory() -> None:
+    """Give this process and the case a ``/dev/shm`` that no other program writes to, where the system allows it."""
+    libc = ctypes.CDLL(None)
+    if libc.unshare(CLONE_NEWNS) == 0:
+        libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+        libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, None)
+
+
 def _shared_memory() -> set[str]:
     return set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
-
-
-def _left_in_shared_memory(before: set[str]) -> list[str]:
-    """What is there now and was not before, and is not another program's: one that still runs has mapped it."""
-    found = {}
-    for name in _shared_memory() - before:
-        try:
-            found[name] = os.stat(f"/dev/shm/{name}").st_ino
-        except OSError:  # it has gone
-            continue
-    theirs = _mapped()
-    return sorted(name for name in _shared_memory() if name in found and found[name] not in theirs)
-
-
-def _mapped() -> set[int]:
-    """The inodes of what anybody has mapped of it; a semaphore is mapped under another name than it gets."""
-    found = set()
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
-                found |= {int(line.split()[4]) for line in maps if "/dev/shm/" in line}
-        except OSError:  # it has ended, or is another user's
-            continue
-    return found
 
 
 if __name__ == "__main__":
