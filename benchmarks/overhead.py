@@ -1,31 +1,39 @@
-"""What pmflow costs: each operation against its floor, measured in turn in the same run (see `floors`).
+"""What pmflow costs per process: each strategy against its floors, measured in turn in the same run (see `floors`).
 
     python benchmarks/overhead.py                    # everything: some minutes
-    python benchmarks/overhead.py threads import     # two sections
+    python benchmarks/overhead.py threads build      # two sections
     python benchmarks/overhead.py --quick --json     # tiny sizes, which say nothing about speed; for machines
 
 How rows are to be read says `rows`. A run's time includes reading the timing of every result. Before each repetition
 the garbage of the one before is collected; collection stays on while the clock runs, for both, and neither pays for
 what was alive before.
+
+In workers the clock includes planning, which the rows of `workers` leave out. A `ProcessPoolExecutor` takes functions
+of a module only. For lambdas and closures a careful programmer pickles each once with cloudpickle, sends the bytes with
+every call, and has each worker keep what it made of them; that is the floor. Who does neither pays for it with every
+call: a row without a goal says how much.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import lru_cache, partial
 from time import perf_counter
 from typing import Any
 
+import anyio
+import cloudpickle
 import floors
-from attrs import field, frozen
-from floors import Functions, Samples, Shape
-from rows import MICRO, Facts, Goal, Row, main, number, program, program_row
+import worker_floors
+from attrs import Factory, evolve, field, frozen
+from floors import Functions, Record, Shape
+from rows import MICRO, Goal, Row, main, number
+from worker_floors import ByHand, Work
 
 import pmflow
+from pmflow.executors.platform import cores
 
 
 @frozen
@@ -33,15 +41,12 @@ class Effort:
     """How much is measured."""
 
     sizes: Sequence[int]
-    scales: Sequence[int]
+    worker_sizes: Sequence[int]
     repetitions: int
-    scale_repetitions: Sequence[int]
-    programs: int
-    sleep: float
 
 
-FULL = Effort((1_000, 10_000), (100_000, 1_000_000), 11, (3, 2), 40, 0.05)
-QUICK = Effort((100, 200), (1_000, 2_000), 2, (1, 1), 2, 0.002)
+FULL = Effort((1_000, 10_000), (1_000,), 11)
+QUICK = Effort((100, 200), (100,), 2)
 
 
 # Measuring
@@ -71,6 +76,7 @@ class TimedRun:
         read = perf_counter()
         assert len(run) == len(self.shape)
         assert spent >= 0
+        assert all(result.data == 1 for result in run.values())
         again = floors.seconds_of(partial(pmflow.run, graph, max_threads=self.max_threads))
         self.parts.append((ended - start, read - ended, again))
         return read - start
@@ -90,7 +96,7 @@ def declared(shape: Shape, functions: Functions, kind: str) -> list[pmflow.BaseP
     ]
 
 
-# Runs: on the loop, in threads
+# Runs: on the loop, in threads, in workers
 
 
 def run_rows(
@@ -106,9 +112,12 @@ def run_rows(
 
 
 def coroutines(effort: Effort) -> Iterator[Row]:
-    """Coroutines on the loop, against raw asyncio tasks."""
+    """Coroutines on the loop, against raw asyncio tasks, and against raw anyio tasks."""
     goals = {"wide": Goal(1.5), "layered": Goal(1.5)}
-    return run_rows("coroutine", effort, partial(floors.timed, floors.tasks), ON_THE_LOOP["coroutine"], goals)
+    ours = ON_THE_LOOP["coroutine"]
+    yield from run_rows("coroutine", effort, partial(floors.timed, floors.tasks), ours, goals)
+    goals = dict.fromkeys(floors.SHAPES, Goal(1))
+    yield from run_rows("coroutine against anyio tasks", effort, partial(floors.timed, anyio_tasks), ours, goals)
 
 
 def inline(effort: Effort) -> Iterator[Row]:
@@ -120,16 +129,127 @@ def inline(effort: Effort) -> Iterator[Row]:
 
 def threads(effort: Effort) -> Iterator[Row]:
     """Plain functions in threads, against a thread pool driven by graphlib."""
-    goals = {"wide": Goal(0.3), "layered": Goal(0.45), "chain": Goal(0.15)}
     with ThreadPoolExecutor() as pool:
         floor = partial(floors.timed_pool, pool, floors.PLAIN)
-        yield from run_rows("thread", effort, floor, (floors.PLAIN, "thread"), goals)
+        yield from run_rows("thread", effort, floor, (floors.PLAIN, "thread"), THREAD_GOALS)
+
+
+def workers(effort: Effort) -> Iterator[Row]:
+    """Functions of a module, and closures, in workers; against a process pool."""
+    effort = evolve(effort, sizes=effort.worker_sizes)
+    made = closures()
+    once = {count: PickledOnce(function) for count, function in made.items()}
+    always = {count: Pickled(function) for count, function in made.items()}
+    with worker_floors.warm(cores()) as pool:
+        for label, by_hand, functions, goals in (
+            ("worker, module's functions", floors.PLAIN, floors.PLAIN, WORKER_GOALS),
+            ("worker, closures", once, made, WORKER_GOALS),
+            ("worker, closures pickled at every call", always, made, {}),
+        ):
+            floor = partial(pool_seconds, pool, by_hand)
+            yield from run_rows(label, effort, floor, (functions, "process"), goals)
 
 
 ON_THE_LOOP: dict[str, tuple[Functions, str]] = {
     "coroutine": (floors.COROUTINES, "async"),
     "plain function": (floors.PLAIN, "async"),
 }
+THREAD_GOALS = {"wide": Goal(0.3), "layered": Goal(0.45), "chain": Goal(0.15)}
+WORKER_GOALS = {"wide": Goal(0.07), "layered": Goal(0.13), "chain": Goal(0.04)}
+
+
+# Floors that are needed here only
+
+
+def anyio_tasks(shape: Shape) -> dict[str, Record]:
+    """Run coroutines as raw anyio tasks, each of which starts those that waited for it alone.
+
+    That is faster than to start all at once and have each await an event of every task it needs: 17 us against 19
+    (wide) and 16 against 27 (chain, layered).
+    """
+    return anyio.run(_anyio_tasks, shape)
+
+
+async def _anyio_tasks(shape: Shape) -> dict[str, Record]:
+    records: dict[str, Record] = {}
+    missing = {name: len(needs) for name, needs in shape.items()}
+    dependants: dict[str, list[str]] = {}
+
+    async def attempt(name: str, needs: Sequence[str]) -> None:
+        arguments = [records[need][0] for need in needs]
+        begin = perf_counter()
+        value = await floors.COROUTINES[len(needs)](*arguments)
+        records[name] = value, begin, perf_counter()
+        for dependant in dependants.get(name, ()):
+            missing[dependant] -= 1
+            if not missing[dependant]:
+                group.start_soon(attempt, dependant, shape[dependant])
+
+    async with anyio.create_task_group() as group:
+        for name, needs in shape.items():
+            for need in needs:
+                dependants.setdefault(need, []).append(name)
+        for name, needs in shape.items():
+            if not needs:
+                group.start_soon(attempt, name, needs)
+    return records
+
+
+def pool_seconds(pool: Executor, functions: Functions, shape: Shape) -> float:
+    """Return the seconds of a process pool; its graph is taken in before, as pmflow's is."""
+    expected = dict.fromkeys(shape, 1)
+    seconds, values = ByHand(Work.of(shape, functions, expected), pool).run({})
+    assert values == expected
+    return seconds
+
+
+# Functions that no module knows by name
+
+
+def closures() -> Functions:
+    """Return functions that are made at run time, and need what is around them."""
+    one = 1
+
+    def source() -> int:
+        return one
+
+    def link(a: int) -> int:
+        return a * one
+
+    def join(a: int, b: int, c: int) -> int:
+        return a * b * c * one
+
+    return {0: source, 1: link, 3: join}
+
+
+@frozen
+class Pickled:
+    """A function that goes to a process pool by value: it is pickled for every call, and unpickled there."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call it, where it has not been sent anywhere."""
+        return self.function(*arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return cloudpickle.loads, (cloudpickle.dumps(self.function),)
+
+
+@frozen
+class PickledOnce(Pickled):
+    """A function that goes to a process pool by value: it is pickled once, and unpickled once in each worker."""
+
+    payload: bytes = field(init=False, default=Factory(lambda self: cloudpickle.dumps(self.function), takes_self=True))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return unpickled, (self.payload,)
+
+
+@lru_cache
+def unpickled(payload: bytes) -> Callable[..., Any]:
+    """Return the function of some bytes; the same one the next time."""
+    return cloudpickle.loads(payload)  # type: ignore[no-any-return]
 
 
 # What comes before a run
@@ -159,114 +279,16 @@ def timed_build(shape: Shape, place: int) -> float:
     return perf_counter() - start
 
 
-# Very many
-
-
-def scale(effort: Effort) -> Iterator[Row]:
-    """Declare, build, plan and run very many processes on the loop, each time in a fresh program."""
-    for kind in ON_THE_LOOP:
-        for name in ("wide", "chain"):
-            growth: list[Samples] = []
-            for size, repetitions in zip(effort.scales, effort.scale_repetitions, strict=True):
-                pairs = [(_scaled("floor", name, size), _scaled(kind, name, size)) for _ in range(repetitions)]
-                seconds, memory = _each(pairs, "seconds", MICRO / size), _each(pairs, "bytes", 1 / size)
-                phases = min((ours for _, ours in pairs), key=lambda facts: facts["seconds"])["phases"]
-                note = ", ".join(f"{phase} {number(each * MICRO / size)}" for phase, each in phases.items())
-                label = f"{kind}s on the loop, {name}, {size:,}"
-                yield Row(label, "us", seconds, Goal(15, "us"), note)
-                yield Row(f"{label}, memory", "bytes", memory, Goal(1_000, "bytes"))
-                growth.append(seconds)
-            floor, ours = ([min(more) / min(fewer)] for fewer, more in zip(*growth, strict=True))
-            label, note = f"{kind}s on the loop, {name}, most : fewest", "more memory is slower memory, for both"
-            yield Row(label, "x", (floor, ours), Goal(1.25), note)
-
-
-def _each(pairs: Sequence[tuple[Facts, Facts]], what: str, per: float) -> Samples:
-    return [floor[what] * per for floor, _ in pairs], [ours[what] * per for _, ours in pairs]
-
-
-def _scaled(kind: str, shape: str, size: int) -> Facts:
-    ended = program(f"import overhead; overhead.report_scaled({kind!r}, {shape!r}, {size})")
-    return dict(json.loads(ended.stdout))
-
-
-def report_scaled(kind: str, shape_name: str, size: int) -> None:
-    """Print, as JSON, the seconds of each phase, and the bytes by which this program has grown at its largest."""
-    shape = floors.SHAPES[shape_name](size)
-    few = floors.wide(10)  # what is imported when it is first needed is there before
-    if kind == "floor":
-        floors.tasks(few)
-        before = _memory("VmRSS")
-        phases = {"run": floors.seconds_of(lambda: floors.tasks(shape))}
-    else:
-        pmflow.run(pmflow.Graph(declared(few, *ON_THE_LOOP[kind])))
-        before = _memory("VmRSS")
-        start = perf_counter()
-        processes = declared(shape, *ON_THE_LOOP[kind])
-        made = perf_counter()
-        graph = pmflow.Graph(processes)
-        built = perf_counter()
-        run = pmflow.run(graph)
-        ended = perf_counter()
-        assert len(run) == size
-        phases = {"declare": made - start, "build": built - made, "plan and run": ended - built}
-    grown = _memory("VmHWM") - before
-    print(json.dumps({"phases": phases, "seconds": sum(phases.values()), "bytes": grown}))
-
-
-def _memory(name: str) -> int:
-    """Return what Linux knows of this program: what it occupies (VmRSS), or the most it ever has (VmHWM), in bytes."""
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(name))
-
-
-# What goes first
-
-
-def order(effort: Effort) -> Iterator[Row]:
-    """The graph that first come, first served hurts, on two threads, against the optimum."""
-    shape, functions = floors.hurting(), floors.sleeper(effort.sleep)
-    run = TimedRun(shape, functions, "thread", floors.THREADS)
-    with ThreadPoolExecutor(floors.THREADS) as pool:
-        by_hand, ours = floors.in_turn(
-            partial(floors.timed_pool, pool, functions, shape), run, max(2, effort.repetitions // 2), 1
-        )
-    best = floors.optimum(effort.sleep)
-    note = f"first come, first served, by hand: {min(by_hand) / best:.3f} x"
-    yield Row("where first come, first served hurts", "s", ([best] * len(ours), ours), Goal(1.03), note)
-
-
-# Whole programs
-
-
-def imports(effort: Effort) -> Iterator[Row]:
-    """`import pmflow`, against the imports of what it stands on."""
-    yield program_row("import pmflow", (floors.HAND_IMPORT, "import pmflow"), effort.programs, Goal(1))
-    yield program_row("import pmflow, against bare Python", ("pass", "import pmflow"), effort.programs)
-
-
-def hello(effort: Effort) -> Iterator[Row]:
-    """Three processes in threads, whole program, against the same by hand."""
-    for name, by_hand, goal in (
-        ("hello world, three threads", floors.HAND_HELLO, Goal(1.1)),
-        ("hello world, against a bare thread pool", floors.POOL_HELLO, None),
-    ):
-        yield program_row(name, (by_hand, floors.PMFLOW_HELLO), effort.programs, goal, "hello world\n")
-
-
 # The program
 
 SECTIONS: dict[str, Callable[[Effort], Iterator[Row]]] = {
     "coroutines": coroutines,
     "inline": inline,
     "threads": threads,
+    "workers": workers,
     "build": build,
-    "scale": scale,
-    "order": order,
-    "import": imports,
-    "hello": hello,
 }
 
 
 if __name__ == "__main__":
-    main("What pmflow costs, against hand-written floors.", SECTIONS, QUICK, FULL)
+    main("What pmflow costs per process, against hand-written floors.", SECTIONS, QUICK, FULL)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import floors
 from attrs import frozen
@@ -48,9 +48,36 @@ class Goal:
         return f"<= {self.most:.4g} {self.unit}"
 
 
+class Line(Protocol):
+    """A line of a table."""
+
+    head: ClassVar[tuple[str, ...]]
+    """The names of the columns."""
+
+    @property
+    def name(self) -> str:
+        """What was measured."""
+        ...
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is reached; None without one."""
+        ...
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the line as texts, one per column."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Return the line as JSON has it."""
+        ...
+
+
 @frozen
 class Row:
     """One operation: its samples, those of its floor taken in turn with them, and the goal."""
+
+    head: ClassVar[tuple[str, ...]] = ("operation", "unit", "floor", "pmflow", "ratio", "goal", "", "of which")
 
     name: str
     unit: str
@@ -91,18 +118,26 @@ class Row:
         return {"name": self.name, "unit": self.unit, **measured, **judged}
 
 
-HEAD = ("operation", "unit", "floor", "pmflow", "ratio", "goal", "", "of which")
-
-
 def number(value: float) -> str:
     """Return a number with three digits or more."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004 - three digits either way
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Lay the rows out in columns."""
-    lines = [HEAD, *(row.cells() for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
+def table(rows: Sequence[Line]) -> str:
+    """Lay rows out in columns; those with other columns in a table of their own."""
+    return "\n\n".join(_columns([head, *(row.cells() for row in rows)]) for head, rows in by_head(rows))
+
+
+def by_head(rows: Sequence[Line]) -> list[tuple[tuple[str, ...], list[Line]]]:
+    """Return rows by the names of their columns, in the order in which these first come."""
+    found: dict[tuple[str, ...], list[Line]] = {}
+    for row in rows:
+        found.setdefault(row.head, []).append(row)
+    return list(found.items())
+
+
+def _columns(lines: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
@@ -145,7 +180,7 @@ def _checked(code: str, prints: str) -> None:
 # The command line
 
 
-def main(description: str, sections: Mapping[str, Callable[[E], Iterator[Row]]], quick: E, full: E) -> None:
+def main(description: str, sections: Mapping[str, Callable[[E], Iterator[Line]]], quick: E, full: E) -> None:
     """Measure the sections asked for, and print the table.
 
     Args:
@@ -163,7 +198,7 @@ def main(description: str, sections: Mapping[str, Callable[[E], Iterator[Row]]],
     unknown = [name for name in arguments.sections if name not in sections]
     if unknown:
         parser.error(f"no section {unknown[0]!r}; there are {', '.join(sections)}")
-    rows: list[Row] = []
+    rows: list[Line] = []
     for name in arguments.sections or sections:
         for row in sections[name](quick if arguments.quick else full):
             print(f"{name}: {row.name}", file=sys.stderr)

@@ -41,23 +41,7 @@ Calls = Mapping[str, Callable[..., Any]]
 MEGABYTE = 1_000_000
 
 
-# Shapes
-
-
-def stencil(width: int, steps: int) -> Shape:
-    """Rows of ``width``, in which each process needs its neighbours of the row before, left, middle and right.
-
-    It is the pattern ``stencil_1d`` of Task Bench (Slaughter et al., "Task Bench: A Parameterized Benchmark for
-    Evaluating Parallel Runtime Performance", SC20): who stands at an edge has no neighbour beyond it. Of width 2 it is
-    two chains, each link of which needs both links of the step before.
-    """
-    return {
-        f"step{step}at{place}": tuple(
-            f"step{step - 1}at{beside}" for beside in range(max(0, place - 1), min(width, place + 2)) if step
-        )
-        for step in range(steps)
-        for place in range(width)
-    }
+# What is run
 
 
 @frozen

@@ -8,12 +8,7 @@ How rows are to be read says `rows`. The clock runs while a graph runs, and no l
 pmflow has planned it before, the workers are warm, and what came out is looked at afterwards. What the first run of a
 new graph takes, its planning included, stands in the last column.
 
-Granularity is METG(50 %), the minimum effective task granularity of Task Bench (Slaughter et al., SC20): the duration
-of a task (wall time x cores / tasks) at which half of the time goes into computing. Efficiency is the time that the
-kernels take when they have all cores to themselves (calibrated before each search), divided by the wall time. As in the
-paper the graph is as wide as there are cores, and the kernel's iterations are varied; there they are halved from large
-to small and the crossing is interpolated, here it is bisected. The rows are fewer than the paper's 1,000, which changes
-the start's share only. A second row has eight tasks a core, so that there is something to do while messages travel.
+Granularity, what it is and how it is found, is explained in `granularity`, which has more patterns, and threads.
 
 Memory is the most that the program and all its descendants occupy at one time while it runs the stages for a second,
 less what they occupy before, with warm workers; in a fresh program for each side (see `peak_memory`).
@@ -24,18 +19,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from functools import partial
-from math import sqrt
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import floors
+import granularity
 import peak_memory
 import worker_floors
-from attrs import Factory, field, frozen
+from attrs import field, frozen
+from granularity import worker_rows
+from patterns import Side, WithPmflow, stencil, timed
 from rows import MICRO, MILLI, Facts, Goal, Row, main, number, program, program_row
 from worker_floors import FANNED, MEGABYTE, STAGED, ByHand, Work
 
@@ -71,61 +67,6 @@ QUICK = Effort(100, 25, 2, 10, 1, 1, (8, 16), (1, 1), 1, 2, 2, 10, 2)
 WAIT, PARSE = 0.02, 0.005
 
 
-# Sides
-
-
-class Side(Protocol):
-    """Runs something, by hand or with pmflow."""
-
-    @property
-    def work(self) -> Work:
-        """What it runs."""
-        ...
-
-    def run(self, inputs: Mapping[str, Any]) -> tuple[float, Mapping[str, Any]]:
-        """Return the seconds of a run, and the values that are there afterwards, by name."""
-        ...
-
-
-def graph_of(work: Work) -> pmflow.Graph:
-    """Make a graph as a program does: one process per function, and copies under other names."""
-    patterns = {call: pmflow.process(call, type="process") for call in work.calls.values()}
-    wanted: dict[str, dict[str, str]] = {
-        name: dict(zip(floors.PARAMETERS, needs, strict=False)) for name, needs in work.shape.items()
-    }
-    return pmflow.Graph([patterns[work.calls[name]].options(id=name, dependencies=wanted[name]) for name in wanted])
-
-
-@frozen
-class WithPmflow:
-    """Runs a graph in pmflow's workers; the first run of it is the one that plans.
-
-    Args:
-        work: what is run.
-        keep: whether all values are kept, or only those of the targets.
-    """
-
-    work: Work
-    keep: bool = True
-    graph: pmflow.Graph = field(default=Factory(lambda self: graph_of(self.work), takes_self=True))
-
-    def run(self, inputs: Mapping[str, Any]) -> tuple[float, Mapping[str, Any]]:
-        """Return the seconds of a run, and the values that were kept."""
-        start = perf_counter()
-        run = pmflow.run(self.graph, inputs=inputs, keep="all" if self.keep else "targets")
-        seconds = perf_counter() - start
-        assert len(run) == len(self.work.shape)
-        assert all(result.success and result.execution_time >= 0 for result in run.values())
-        return seconds, {name: run[name].data for name in run} if self.keep else run.data
-
-
-def timed(side: Side, inputs: Mapping[str, Any]) -> float:
-    """Return the seconds of a run, from which the values have to come out that are expected."""
-    seconds, values = side.run(inputs)
-    assert {name: values[name] for name in side.work.expected} == side.work.expected
-    return seconds
-
-
 # Processes that do nothing
 
 
@@ -150,7 +91,7 @@ def noop(effort: Effort) -> Iterator[Row]:
         f"wide, {size:,}": (floors.wide(size), Goal(0.07)),
         f"layered, {size:,}": (floors.layered(size), Goal(0.13)),
         f"chain, {size:,}": (floors.chain(size), Goal(0.04)),
-        f"two chains that cross at every link, 2 x {links:,}": (worker_floors.stencil(2, links), Goal(0.4)),
+        f"two chains that cross at every link, 2 x {links:,}": (stencil(2, links), Goal(0.4)),
     }
     with worker_floors.warm(CORES) as pool:
         for name, (shape, goal) in shapes.items():
@@ -163,55 +104,10 @@ def noop(effort: Effort) -> Iterator[Row]:
 
 # Granularity
 
-SHORTEST, LONGEST = 1e-6, 20e-3
-"""The seconds of a kernel between which half of the time goes into computing."""
 
-PRECISION = 1.05
-"""How far apart the last two kernels of a search are."""
-
-
-@frozen
-class Search:
-    """Looks for the duration of a task at which half of the time goes into computing."""
-
-    side: Side
-    runs: int
-    calibrated: Callable[[], float]
-
-    def __call__(self) -> float:
-        """Return that duration in seconds: half of it is the kernel."""
-        iteration = self.calibrated()
-        shortest, longest = SHORTEST, LONGEST
-        while longest / shortest > PRECISION:
-            middle = sqrt(shortest * longest)
-            if self.efficiency(round(middle / iteration), iteration) < 0.5:  # noqa: PLR2004 - the half
-                shortest = middle
-            else:
-                longest = middle
-        return 2 * sqrt(shortest * longest)
-
-    def efficiency(self, iterations: int, iteration: float) -> float:
-        """Return which part of the wall time, the least of some runs, the kernels would take with all cores."""
-        seconds = min(timed(self.side, {"iterations": iterations}) for _ in range(self.runs))
-        return iterations * iteration * len(self.side.work.shape) / CORES / seconds
-
-
-def granularity(effort: Effort) -> Iterator[Row]:
-    """METG(50 %) of stencil_1d."""
-    with worker_floors.warm(CORES) as pool:
-        calibrated = partial(worker_floors.calibrated, pool, CORES)
-        for width, steps, name, goal in (
-            (CORES, effort.steps, "one task a core", Goal(0.15)),
-            (8 * CORES, max(2, effort.steps // 4), "eight tasks a core", None),
-        ):
-            shape = worker_floors.stencil(width, steps)
-            rows = {task: index // width for index, task in enumerate(shape)}
-            work = Work.of(shape, worker_floors.KERNELS, rows)
-            sides: tuple[Side, Side] = ByHand(work, pool), WithPmflow(work)
-            floor, ours = (Search(side, effort.runs, calibrated) for side in sides)
-            samples = floors.in_turn(floor, ours, effort.searches, MICRO)
-            note = f"{width} wide, {steps} steps"
-            yield Row(f"METG(50 %), stencil_1d, {name}", "us", samples, goal, note)
+def granularity_of_stencil(effort: Effort) -> Iterator[Row]:
+    """METG(50 %) of stencil_1d; `granularity` has the other patterns, and threads."""
+    return worker_rows(("stencil_1d",), granularity.Effort(effort.steps, effort.searches, effort.runs))
 
 
 # Something large
@@ -255,26 +151,12 @@ def array_of(megabytes: int) -> dict[str, Any]:
 def memory(effort: Effort) -> Iterator[Row]:
     """The most memory that the four stages take."""
     megabytes = effort.megabytes[0]
-    codes = [f"import workers; workers.run_stages({side!r}, {megabytes})" for side in ("by hand", "pmflow")]
+    codes = [
+        f"import data; data.run_again({side!r}, 'chain', {megabytes * MEGABYTE})" for side in ("by hand", "pmflow")
+    ]
     floor, ours = (partial(peak_memory.growth, code) for code in codes)
     samples = floors.in_turn(floor, ours, effort.memories, 1 / MEGABYTE)
     yield Row(f"array through four stages, {megabytes} MB, peak memory", "MB", samples, Goal(0.4))
-
-
-def run_stages(side_name: str, megabytes: int, seconds: float = 1.0) -> None:
-    """Have warm workers, wait for a line, and run the four stages again and again for some seconds."""
-    with ExitStack() as stack:
-        side_of: Callable[[Work], Side] = partial(WithPmflow, keep=False)
-        if side_name == "by hand":
-            side_of = partial(ByHand, pool=stack.enter_context(worker_floors.warm(CORES)), keep=False)
-        side = side_of(STAGED)
-        for each in (side_of(FANNED), side):  # eight consumers at once make every worker import numpy
-            timed(each, {"elements": 8})
-        print("ready", flush=True)
-        sys.stdin.readline()
-        end = perf_counter() + seconds
-        while perf_counter() < end:
-            timed(side, array_of(megabytes))
 
 
 # Whole programs
@@ -368,7 +250,7 @@ def timed_mixed(graph: pmflow.Graph, inputs: Mapping[str, Any]) -> float:
 
 SECTIONS: dict[str, Callable[[Effort], Iterator[Row]]] = {
     "noop": noop,
-    "granularity": granularity,
+    "granularity": granularity_of_stencil,
     "large": large,
     "memory": memory,
     "hello": hello,

@@ -12,6 +12,7 @@
 """
 
 from pmflow.base import BaseProcess
+from pmflow.comparison import Comparison, compare
 from pmflow.config import ProcessConfig, ProcessId, ProcessType, RetryStrategy
 from pmflow.context import carry
 from pmflow.decorator import FunctionProcess, process
@@ -46,6 +47,7 @@ from pmflow.workflow import Workflow, WorkflowNode, WorkflowPoolManager, create_
 
 __all__ = [
     "BaseProcess",
+    "Comparison",
     "ConfigurationError",
     "CycleError",
     "DuplicateProcessError",
@@ -82,6 +84,7 @@ __all__ = [
     "WorkflowPoolManager",
     "arun",
     "carry",
+    "compare",
     "create_workflow",
     "process",
     "run",

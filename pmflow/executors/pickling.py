@@ -33,7 +33,7 @@ def pickler_by_value(module: types.ModuleType) -> Any:
     import cloudpickle
 
     class ByValue(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({types.CodeType: _reduce_code})
+        dispatch_table = _dispatch_table()
 
         def dump(self, thing: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - its name
             with _by_value:  # cloudpickle's registry is the program's
@@ -90,7 +90,7 @@ def pickler() -> Any:
         import cloudpickle
 
         class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-            dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({types.CodeType: _reduce_code})
+            dispatch_table = _dispatch_table()
 
             def reducer_override(self, thing: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - its name
                 if isinstance(thing, TextIOWrapper) and thing not in (sys.stdout, sys.stderr, sys.stdin):
@@ -108,6 +108,13 @@ def pickler() -> Any:
 _Pickler: Any = None
 
 
+def _dispatch_table() -> Any:
+    import cloudpickle
+
+    table: Any = cloudpickle.Pickler.dispatch_table
+    return table.new_child({types.CodeType: _reduce_code})
+
+
 def _reduce_code(code: types.CodeType) -> Any:
     """Reduce code so that it keeps the name of its file, without which a traceback cannot show the user's line.
 
@@ -115,7 +122,8 @@ def _reduce_code(code: types.CodeType) -> Any:
     """
     import cloudpickle
 
-    make, parts = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    table: Any = cloudpickle.Pickler.dispatch_table
+    make, parts = table[types.CodeType](code)
     return load_code, (code.co_filename, make, parts)
 
 

@@ -1,0 +1,5 @@
+"""``python -m pmflow`` is the command ``pmflow``."""
+
+from pmflow.cli import main
+
+main()
