@@ -69,6 +69,7 @@ FRAMES = {
 }
 
 
+@pytest.mark.slow
 def test_every_row_is_measured(rows: dict[str, dict[str, Any]]) -> None:
     """Each has samples of its floor and of pmflow, and its goal; without pandas a line stands for its rows."""
     left_out = rows.pop("data frames", None)
@@ -78,6 +79,7 @@ def test_every_row_is_measured(rows: dict[str, dict[str, Any]]) -> None:
         assert min(row["floor"] + row["pmflow"]) > 0
 
 
+@pytest.mark.slow
 def test_a_row_says_what_is_handed_on(rows: dict[str, dict[str, Any]]) -> None:
     """Its kind, its bytes, on which way and how often."""
     row = rows["array to two consumers, 4 MB"]
@@ -146,6 +148,7 @@ def test_sizes_in_words(size: int, words: str) -> None:
     assert words_of(size) == words
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("found")
 def test_the_picture(rows: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     """A panel for each way; each kind has a full line for pmflow and a dashed one, with hollow marks, for the floor."""

@@ -144,6 +144,7 @@ GOALS = {
 }
 
 
+@pytest.mark.slow
 def test_every_pattern_is_measured(rows: list[dict[str, Any]]) -> None:
     """In workers and in threads, with one task a slot and with eight; one of each has a goal."""
     names = [
@@ -158,6 +159,7 @@ def test_every_pattern_is_measured(rows: list[dict[str, Any]]) -> None:
         assert min(row["floor"] + row["pmflow"]) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("found")
 def test_the_picture(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     """A place for each row, and two marks."""

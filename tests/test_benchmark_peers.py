@@ -67,6 +67,7 @@ def peers(monkeypatch: pytest.MonkeyPatch) -> Any:
             del sys.modules[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_each_case_is_measured_with_pmflow_and_by_hand(rows: list[dict[str, Any]], case: str) -> None:
     """Both have a time; nothing is said of how long."""
@@ -77,6 +78,7 @@ def test_each_case_is_measured_with_pmflow_and_by_hand(rows: list[dict[str, Any]
     assert found["pmflow"]["times_pmflow"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_who_is_not_installed_is_a_dash_with_its_reason(rows: list[dict[str, Any]], case: str) -> None:
     """A library that is missing is in the table all the same."""
@@ -87,6 +89,7 @@ def test_who_is_not_installed_is_a_dash_with_its_reason(rows: list[dict[str, Any
         assert row["note"] == 'not installed (extra "bench-peers")'
 
 
+@pytest.mark.slow
 def test_there_is_no_other_case(rows: list[dict[str, Any]]) -> None:
     """Each has a line for everybody, and one for the places."""
     assert list(dict.fromkeys(row["name"] for row in rows)) == CASES

@@ -53,6 +53,7 @@ def cell(kind: str, strategy: str, concurrency: int, speed_up: float, seconds: f
     return {**about, "seconds": seconds, "speed_up": [speed_up] * 3, "pmflow": [seconds * 1e6 / speed_up]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_measured_with_every_strategy(rows: list[dict[str, Any]], kind: str) -> None:
     """Each cell has samples of a plain loop and of pmflow, and the speed-up between them."""
@@ -69,6 +70,7 @@ def test_every_kind_is_measured_with_every_strategy(rows: list[dict[str, Any]], 
         assert row["goal"] is None
 
 
+@pytest.mark.slow
 def test_a_worker_is_held_against_inline(rows: list[dict[str, Any]]) -> None:
     """There is a cell for each duration of a call."""
     cells = [row for row in rows if row.get("kind") == "worth"]
@@ -77,6 +79,7 @@ def test_a_worker_is_held_against_inline(rows: list[dict[str, Any]]) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_picture(strategies: Any, rows: list[dict[str, Any]]) -> None:
     """A panel for each kind and one for durations, each named; drawn of the rows alone."""
     pytest.importorskip("matplotlib")
@@ -90,6 +93,7 @@ def test_the_picture(strategies: Any, rows: list[dict[str, Any]]) -> None:
     assert b"<svg" in drawn.getvalue()
 
 
+@pytest.mark.slow
 def test_the_paragraph_names_a_strategy_for_each_kind(strategies: Any, rows: list[dict[str, Any]]) -> None:
     """It is made of the rows: what each kind is, and a strategy for it."""
     paragraph = strategies.summary(rows)

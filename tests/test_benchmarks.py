@@ -104,6 +104,7 @@ GOALS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GOALS)
 def test_every_operation_is_measured_against_its_goal(rows: dict[str, dict[str, Any]], name: str) -> None:
     """Each row has samples of its floor and of pmflow, and the ratio between them; nothing is said of how large."""
@@ -127,6 +128,7 @@ UNJUDGED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNJUDGED)
 def test_some_operations_are_measured_without_a_goal(rows: dict[str, dict[str, Any]], name: str) -> None:
     """What nobody has set a goal for has samples all the same, and is neither good nor missed."""
@@ -136,6 +138,7 @@ def test_some_operations_are_measured_without_a_goal(rows: dict[str, dict[str, A
     assert min(row["floor"] + row["pmflow"]) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_very_many_cost_is_told_apart(rows: dict[str, dict[str, Any]], shape: str) -> None:
     """The phases of a large graph are in the note, and add up to its time."""
