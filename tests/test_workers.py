@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 
 from pmflow.errors import ProcessError, TransferError, WorkerCrashedError
 from pmflow.executors.base import Began, Call, Errand, Logged, Sealed, Stopped
+from pmflow.executors.channel import Worker
 from pmflow.executors.platform import cores, describe_exit, in_worker, interpreter_flags
 from pmflow.executors.workers import WorkerPool
 from pmflow.outcomes import Failure, Success, opened
@@ -1068,3 +1070,51 @@ def test_a_worker_is_started_as_the_program_was(tmp_path: Path, options: list[st
 def test_flags_of_this_program_can_be_given() -> None:
     """They are options that Python takes."""
     subprocess.run([sys.executable, *interpreter_flags(), "-c", ""], check=True)
+
+
+# Calls that are given up before they begin
+
+
+def held_up(session: Any, port: Inbox) -> int:
+    """The pid of the only worker, which gets no time to run any more."""
+    session.submit([call(where, key="pid")])
+    pid = port.one().value
+    os.kill(pid, signal.SIGSTOP)
+    assert until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    return int(pid)
+
+
+def test_calls_that_a_worker_never_comes_to_can_be_stopped(port: Inbox) -> None:
+    """One after another, although it has not seen that the first was called back."""
+    with closing(WorkerPool(1)) as pool:
+        session = pool.open(port)
+        held_up(session, port)
+        for key in ("first", "second", "third"):
+            given_up = call(time.sleep, 1000, key=key)
+            session.submit([given_up])
+            session.stop(given_up)
+            assert [(name, type(outcome)) for name, outcome in port.take()] == [(key, Stopped)]
+        session.submit([call(double, 4, key="after")])
+        assert [(name, outcome.value) for name, outcome in port.take()] == [("after", 8)]
+
+
+def test_a_call_that_begins_in_the_moment_it_is_called_back_is_stopped(
+    port: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was seen as one that had not begun: its worker is killed all the same."""
+    with closing(WorkerPool(1)) as pool:
+        session = pool.open(port)
+        pid = held_up(session, port)
+        given_up = call(time.sleep, 1000, key="given up")
+        session.submit([given_up])
+        original = Worker.call_back
+
+        def call_back(worker: Worker, first: int) -> bool:
+            os.kill(pid, signal.SIGCONT)
+            assert until(lambda: worker.page.running >= first)
+            return original(worker, first)
+
+        monkeypatch.setattr(Worker, "call_back", call_back)
+        session.stop(given_up)
+        assert [(name, type(outcome)) for name, outcome in port.take()] == [("given up", Stopped)]
+        assert until(lambda: not alive(pid))

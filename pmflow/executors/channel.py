@@ -153,6 +153,7 @@ class Worker:
         number: of the last link that it was sent.
         session: the run that it works for; ``last``: that it worked for last.
         recall: the first number that is called back, and when it will be known which of them had not begun.
+        stopping: some of what it was sent has been given up, and has not ended yet.
         ending: it is to be killed; ``killed_for`` which call; ``code`` how it has ended.
         stale: it is not to be used again.
     """
@@ -168,7 +169,7 @@ class Worker:
         self.page = wire.Page(self.file.fd)
         self.frames = wire.Frames()
         self.pid = ""
-        self.ready = self.ending = self.closed = self.stale = self.watched = False
+        self.ready = self.stopping = self.ending = self.closed = self.stale = self.watched = False
         self.code: int | None = None
         self.killed_for: Call | None = None
         self.sent: deque[Item] = deque()
@@ -230,20 +231,21 @@ class Worker:
         self.load += follower.cost or 0.0
         self.sent.appendleft(follower)
 
-    def call_back(self, first: int) -> None:
+    def call_back(self, first: int) -> bool:
         """Have links from a number on not begin, with all that follow; which had begun is known a moment later.
 
         The page holds one range of such links. As long as the worker has not passed the one of before, it has to be
-        within the new one; and the chain that runs must not. Where both cannot be, it is for later.
+        within the new one; and the chain that runs must not. Where both cannot be, nothing is called back: False.
         """
         head = self.sent[0]
         if self.page.running + 1 < self.skipped_to:
             if head.number >= self.skipped_to:
-                return
+                return False
             first = min(first, head.last + 1)
         self.skipped_to = self.number + 1
         self.page.skip(first, self.skipped_to)
         self.recall = first, perf_counter() + SEEN
+        return True
 
     # The channel
 

@@ -167,10 +167,12 @@ class Page:
         return self._times[1]
 
     def skip(self, first: int, end: int) -> None:
-        """Have links not begin."""
-        self._numbers[2] = 1 << 62
-        self._numbers[3] = end
-        self._numbers[2] = first
+        """Have links not begin; never, meanwhile, does one begin that was among them and still is."""
+        numbers = self._numbers
+        if first > numbers[2] or end < numbers[3]:
+            numbers[2] = 1 << 62
+        numbers[3] = end
+        numbers[2] = first
 
     @property
     def has_children(self) -> bool:

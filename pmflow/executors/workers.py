@@ -223,20 +223,25 @@ class WorkerPool:
         self._tell(told)
 
     def _stop_sent(self, worker: Worker, item: Item) -> None:
-        """Give up a call that a worker has: kill the worker if it has begun, else call it back."""
+        """Give up a call that a worker has: kill the worker if it has begun, else call it back.
+
+        A worker that has not even passed what was called back before gets no time to run, and is killed too.
+        """
         call = item.call
         call.stopped = True
         if worker.ending:
             return  # its end says what becomes of it
-        if worker.page.running >= item.number:
-            call.started = worker.page.started
-            worker.page.skip(item.number + 1, 1 << 62)  # nothing of what waits behind it begins
-            worker.ending, worker.killed_for = True, call
-            if self._keeper is not None:
-                self._keeper.kill(worker.name)
-        else:
-            worker.call_back(item.number)
+        running = worker.page.running
+        if running < item.number and worker.call_back(item.number):
+            worker.stopping = True  # it may have begun in this moment
             self._hearing.expect()
+            return
+        if running >= item.number:
+            call.started = worker.page.started
+        worker.page.skip(running + 1, 1 << 62)  # nothing of what waits begins
+        worker.ending, worker.killed_for = True, call
+        if self._keeper is not None:
+            self._keeper.kill(worker.name)
 
     def _stopped(self, session: WorkerSession, call: Call, worker: Worker | None = None) -> None:
         call.stopped, call.handle = True, None
@@ -531,13 +536,15 @@ class WorkerPool:
 
     def _look(self) -> float | None:
         """Call back what waits for longer than it should; return in how many seconds to look again."""
-        if not any(len(worker.sent) > 1 or worker.recall is not None for worker in self._workers.values()):
+        workers = self._workers.values()
+        if not any(len(worker.sent) > 1 or worker.recall is not None or worker.stopping for worker in workers):
             return None
         now = perf_counter()
         again = inf
-        free = any(worker.is_free() for worker in self._workers.values()) and not self._turns
-        for worker in list(self._workers.values()):
+        free = any(worker.is_free() for worker in workers) and not self._turns
+        for worker in list(workers):
             if worker.ending or not worker.sent:
+                worker.stopping = False
                 continue
             if worker.recall is not None:
                 first, moment = worker.recall
@@ -545,6 +552,12 @@ class WorkerPool:
                     worker.recall = None
                     running = worker.page.running
                     self._give_back(worker, [each for each in worker.sent if each.number >= max(first, running + 1)])
+                again = min(again, TICK / 2)
+            elif worker.stopping:
+                given_up = next((item for item in worker.sent if item.call.stopped), None)
+                worker.stopping = given_up is not None
+                if given_up is not None:
+                    self._stop_sent(worker, given_up)
                 again = min(again, TICK / 2)
             elif len(worker.sent) > 1:
                 left = worker.expected_to_end() - now
@@ -735,8 +748,11 @@ class WorkerPool:
         if session is not None:
             session.workers.discard(worker)
             running = worker.page.running
-            # Killed for a call that had ended by then: what it had begun since is to run again.
-            spared = worker.killed_for is not None and all(each.call is not worker.killed_for for each in worker.sent)
+            # Killed for a call that had ended by then, or had not begun: what it had begun is to run again.
+            killed_for = worker.killed_for
+            spared = killed_for is not None and all(
+                each.call is not killed_for or each.number > running for each in worker.sent
+            )
             for item in reversed(worker.sent):
                 item.worker, call = None, item.call
                 lost = call.feed is not None and worker.value is RELEASED
