@@ -388,3 +388,24 @@ def test_a_chain_that_gave_way_can_be_stopped(monkeypatch: pytest.MonkeyPatch, g
     gates[1].opened.set()
     assert port.next()[0] == "urgent"
     assert port.told.empty()
+
+
+def test_short_links_and_many_chains_do_not_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a short link its chain goes on; and of a hundred chains few wait with a value in their hands."""
+
+    def levels(turn: float, chains: int) -> list[int]:
+        monkeypatch.setattr(threads, "TURN", turn)
+        ran: list[int] = []
+        links = [
+            process(lambda before=None, place=place: ran.append(place), id=f"{chain}_{place}").options(
+                dependencies={"before": f"{chain}_{place - 1}"} if place else {}
+            )
+            for chain in range(chains)
+            for place in range(2)
+        ]
+        pmflow.run(pmflow.Graph(links), max_threads=1)
+        return ran
+
+    assert levels(1000.0, 3) == [0, 1, 0, 1, 0, 1]
+    ran = levels(-1.0, 100)
+    assert max(ran[:end].count(0) - ran[:end].count(1) for end in range(201)) == 3

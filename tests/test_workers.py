@@ -1118,3 +1118,82 @@ def test_a_call_that_begins_in_the_moment_it_is_called_back_is_stopped(
         session.stop(given_up)
         assert [(name, type(outcome)) for name, outcome in port.take()] == [("given up", Stopped)]
         assert until(lambda: not alive(pid))
+
+
+# What is to be opened before a call begins
+
+
+def test_what_a_module_takes_to_be_imported_is_charged_to_no_call(port: Inbox, tmp_path: Path) -> None:
+    """As long as its function loads, the time of a call stands still: a timeout is for the call."""
+    script(
+        tmp_path,
+        """
+        import slow
+        Path("hold").touch()
+        port = Inbox()
+        session = pool.open(port)
+        held = call(slow.f, 1)
+        session.submit([held])
+        assert until(lambda: Path("begun").exists())
+        assert session.began(held) > time.perf_counter() + 30
+        Path("hold").unlink()
+        outcome = port.one()
+        assert outcome.value == 2
+        assert outcome.started <= time.perf_counter()
+        """,
+        slow="""
+        import time
+        from pathlib import Path
+        from pmflow.executors.platform import in_worker
+        if in_worker():
+            Path("begun").touch()
+            while Path("hold").exists():
+                time.sleep(0.005)
+        def f(n):
+            return n + 1
+        """,
+    )
+
+
+# Few descriptors
+
+
+def test_a_program_of_few_descriptors_takes_and_gives_many_large_values(tmp_path: Path) -> None:
+    """Results, arguments and closures of 70 kB, more than there may be open files; in pieces too."""
+    script(
+        tmp_path,
+        """
+        import pmflow, resource
+        import numpy as np
+        from pmflow import process
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        made = process(lambda n: bytes([n % 255]) * 70_000, id="made", type="process", map_over={"n": "ns"})
+        arrays = process(lambda n: np.full(9_000, n), id="arrays", type="process", map_over={"n": "ns"})
+        def total(made, arrays):
+            return len(b"".join(made)) + sum(int(each[0]) for each in arrays)
+        total = process(total, type="process")
+        run = pmflow.run([made, arrays, total], inputs={"ns": range(600)})
+        assert run["total"].data == 600 * 70_000 + sum(range(600))
+        size = process(lambda each: len(each), id="size", type="process", map_over={"each": "values"})
+        assert pmflow.run(size, inputs={"values": [bytearray(70_000) for _ in range(600)]}).value == [70_000] * 600
+        texts = [f"{n:05}" * 14_000 for n in range(400)]
+        closures = [process(lambda text=text: len(text), id=f"c{n}", type="process") for n, text in enumerate(texts)]
+        run = pmflow.run(closures)
+        assert [run[each].data for each in closures] == [70_000] * 400
+        both = process(lambda n: [np.full(9_000, n + k) for k in range(300)], id="both", type="process")
+        opened = pmflow.run(both, inputs={"n": 1}).value
+        assert [int(each[0]) for each in opened] == list(range(1, 301))
+        assert len(os.listdir("/proc/self/fd")) < 128
+        """,
+    )
+
+
+def test_functions_of_some_size_are_told_apart(pool: WorkerPool) -> None:
+    """Two closures that differ in 100 kB are two functions, in one warm worker and in one run after another."""
+
+    def closure(text: str) -> Callable[[], str]:
+        return lambda: text[:1] + text[-1:]
+
+    texts = ["a" * 100_000 + end for end in "xyz"]
+    assert [value(pool, closure(text)) for text in texts * 2] == ["ax", "ay", "az"] * 2

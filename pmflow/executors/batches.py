@@ -50,13 +50,22 @@ class Batch:
         return cost <= self.room or (self._may_be_long and cost <= LONG)
 
     def add(self, item: Item, cost: float | None) -> None:
-        """Add a chain."""
+        """Add a chain.
+
+        Raises:
+            OSError: there are no descriptors for what is large in it; it has not been added.
+        """
         if item.call.then is None:
             self._chains.append(self._link(item))
             item.last = item.number
         else:
             links = list(links_of(item))
-            self._chains.append([self._link(each) for each in links])
+            try:
+                self._chains.append([self._link(each) for each in links])
+            except OSError:
+                for each in links:
+                    each.worker = None
+                raise
             for each in links:
                 each.last = self.worker.number
         self.worker.note(item, cost)
@@ -72,13 +81,16 @@ class Batch:
         worker, function = self.worker, item.function
         index = worker.functions.get(function.token)
         if index is None:
+            packed = function.parcel.packed(self.files)
             index = worker.functions[function.token] = len(worker.functions)
-            self._functions[index] = function.parcel.packed(self.files)
-        worker.number = item.number = number = worker.number + 1
+            self._functions[index] = packed
+        number = worker.number + 1
+        link = item.packed(number, index, self.files)
+        worker.number = item.number = number
         item.worker = worker
         if item.size:
             self.session.taken(item)
-        return item.packed(number, index, self.files)
+        return link
 
     def message(self) -> tuple[Any, ...]:
         """Return it as a worker takes it."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pmflow.errors import ProcessError, TransferError, WorkerCrashedError, text_of
 from pmflow.executors import pickling, wire
 from pmflow.executors.base import Call, Sealed
-from pmflow.executors.parcels import File, Parcel, above_standard, anonymous_file, most_descriptors
+from pmflow.executors.parcels import File, Parcel, above_standard, anonymous_file
 from pmflow.executors.platform import describe_exit
 from pmflow.outcomes import RELEASED, Failure, Handle, Success
 
@@ -50,7 +50,7 @@ class Held(Handle):
     __slots__ = ("_label", "_value", "maker", "parcel")
 
     def __init__(self, parcel: Parcel, label: str, maker: str) -> None:
-        if parcel.file is not None and parcel.file.fd > most_descriptors() // 2:
+        if parcel.is_scarce():
             parcel = parcel.in_memory()
         self.parcel = parcel
         self.maker = maker
@@ -207,7 +207,7 @@ class Worker:
     def expected_to_end(self) -> float:
         """Return when what it runs is expected to end (`time.perf_counter()`)."""
         head = self.sent[0]
-        started = self.page.started if self.page.running == head.number else perf_counter()
+        started = self.page.since if self.page.running == head.number else perf_counter()
         return started + (head.cost or 0.0)
 
     def note(self, item: Item, cost: float | None) -> None:

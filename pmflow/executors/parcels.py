@@ -36,7 +36,10 @@ ALIAS = "_pmflow_parcels"
 
 LARGE = 1 << 16
 """Bytes from which on a buffer, or a pickle, goes into a file: through sockets 1 MB takes 26 ms to eight consumers, in
-a file 2.8 ms. `pickle` hands larger buffers to a sink as objects, not as bytes."""
+a file 2.8 ms."""
+
+HEAVY = 1 << 20
+"""Bytes from which on that is so even where descriptors are scarce; a smaller buffer is read, and not mapped."""
 
 PAGE = mmap.ALLOCATIONGRANULARITY
 
@@ -146,21 +149,26 @@ class Parcel:
         """
         if self.file is None and not self.attached:
             return _loads(self.stream, (), unpickler)
+        return self._open(unpickler)
+
+    def _open(self, unpickler: Any) -> Any:
         buffers = [self._buffer(offset, length) for offset, length in self.spans]
         outer = getattr(_opening, "now", None)
         _opening.now = self.attached, unpickler
         try:
             if self.stream is not None:
                 return _loads(self.stream, buffers, unpickler)
-            reader = io.BufferedReader(_Reader(self.file, self.length), 1 << 16)
-            return (unpickler or pickle.Unpickler)(reader, buffers=buffers).load()
+            return (unpickler or pickle.Unpickler)(self._reader(), buffers=buffers).load()
         finally:
             _opening.now = outer
 
+    def _reader(self) -> Any:
+        return io.BufferedReader(_Reader(self.file, self.length), 1 << 16)
+
     def _buffer(self, offset: int, length: int) -> memoryview:
-        """Map a buffer copy-on-write; read it where descriptors are scarce, for a mapping keeps one."""
+        """Map a buffer copy-on-write; read a small one, and any where descriptors are scarce: a mapping keeps one."""
         fd = self.file.fd  # type: ignore[union-attr]  # where there are spans there is a file
-        if fd < most_descriptors() // 2:
+        if length >= HEAVY and fd < most_descriptors() // 2:
             try:
                 mapped = mmap.mmap(fd, length, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset)
             except OSError:
@@ -173,7 +181,15 @@ class Parcel:
 
     def in_memory(self) -> Parcel:
         """Return it with its contents as bytes: for a program that holds too many descriptors."""
-        return self if self.file is None else _Loose(self)
+        if self.file is None:
+            return self
+        content = bytearray(max([self.length, *(offset + length for offset, length in self.spans)]))
+        read_into(self.file.fd, memoryview(content), 0)
+        return _Loose(self.stream, self.length, self.spans, self.attached, bytes(content))
+
+    def is_scarce(self) -> bool:
+        """Whether its descriptor is one of so many that it should be held in memory, and not keep it."""
+        return self.file is not None and _scarce(self.file, self.size)
 
     # On the wire: what `marshal` knows, and the descriptors beside it
 
@@ -196,18 +212,26 @@ class Parcel:
             return cls(packed[0])
         stream, place, length, spans, attached = packed
         inner = [cls.unpacked(each, files) for each in attached]
+        if type(place) is bytes:
+            return _Loose(stream, length, spans, inner, place)
         return cls(stream, files[place] if place >= 0 else None, length, spans, inner)
 
 
 class _Loose(Parcel):
-    """A parcel without a descriptor; it gets one again, for a while, when it is opened or sent."""
+    """A parcel with what would be in its file as bytes. A heavy one gets a file, for a while, when opened or sent."""
 
     __slots__ = ("_content",)
 
-    def __init__(self, parcel: Parcel) -> None:
-        super().__init__(parcel.stream, None, parcel.length, parcel.spans, parcel.attached)
-        self._content = bytearray(max([parcel.length, *(offset + length for offset, length in parcel.spans)]))
-        read_into(parcel.file.fd, memoryview(self._content), 0)  # type: ignore[union-attr]  # the caller has looked
+    def __init__(
+        self,
+        stream: bytes | None,
+        length: int,
+        spans: Sequence[tuple[int, int]],
+        attached: Sequence[Parcel],
+        content: bytes,
+    ) -> None:
+        super().__init__(stream, None, length, spans, attached)
+        self._content = content
 
     def _with_file(self) -> Parcel:
         file = anonymous_file()
@@ -216,10 +240,19 @@ class _Loose(Parcel):
         return Parcel(self.stream, file, self.length, self.spans, self.attached)
 
     def open(self, unpickler: Any = None) -> Any:
-        return self._with_file().open(unpickler)
+        return self._with_file().open(unpickler) if len(self._content) >= HEAVY else self._open(unpickler)
+
+    def _reader(self) -> Any:
+        return io.BytesIO(self._content[: self.length])
+
+    def _buffer(self, offset: int, length: int) -> memoryview:
+        return memoryview(bytearray(memoryview(self._content)[offset : offset + length]))
 
     def packed(self, files: list[File]) -> list[Any]:
-        return self._with_file().packed(files)
+        if len(self._content) >= HEAVY:
+            return self._with_file().packed(files)
+        attached = [each.packed(files) for each in self.attached]
+        return [self.stream, self._content, self.length, list(self.spans), attached]
 
 
 _opening = _thread._local()  # noqa: SLF001 - that of `threading`, without importing it
@@ -278,6 +311,11 @@ def most_descriptors() -> int:
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
+def _scarce(file: File, size: int) -> bool:
+    """Whether so many descriptors are open (the lowest free one is given out) that this one is to be spared."""
+    return file.fd > most_descriptors() // (2 if size >= HEAVY else 4)
+
+
 # Making them
 
 
@@ -321,7 +359,7 @@ def _pickled(thing: Any, pickler: Any, reducers: Mapping[type, Any] | None) -> t
             raw = buffer.raw()
         except BufferError:  # not contiguous
             return True
-        if raw.nbytes < LARGE:
+        if raw.nbytes < LARGE or (raw.nbytes < HEAVY and not sink.affords_a_file(raw.nbytes)):
             return True
         buffers.append(raw)
         return False
@@ -347,7 +385,7 @@ def _assembled(sink: _Sink, buffers: Sequence[memoryview], inner: Sequence[Parce
     """Return the parcel of a pickle and its buffers."""
     stream, file, length = sink.ended()
     if buffers and file is None:
-        file = anonymous_file()
+        file = sink.spare or anonymous_file()
     spans = []
     at = length if stream is None else 0
     for raw in buffers:
@@ -364,22 +402,40 @@ def _assembled(sink: _Sink, buffers: Sequence[memoryview], inner: Sequence[Parce
 class _Sink:
     """Takes a pickle: in memory as long as it is small, then in a file."""
 
-    __slots__ = ("file", "parts", "size")
+    __slots__ = ("file", "parts", "size", "spare")
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
         self.size = 0
         self.file: File | None = None
+        self.spare: File | None = None
+
+    def affords_a_file(self, size: int) -> bool:
+        """Whether there is a file for so many bytes: one for the whole parcel, unless descriptors are scarce."""
+        if self.spare is None:
+            try:
+                file = anonymous_file()
+            except OSError:
+                if size >= HEAVY:
+                    raise
+                return False
+            if size < HEAVY and _scarce(file, size):
+                return False
+            self.spare = file
+        return True
 
     def write(self, data: Any) -> int:
         """Take a part."""
+        if isinstance(data, pickle.PickleBuffer):  # a buffer that stays within, and is not small
+            data = data.raw()
         length = len(data)
         self.size += length
         if self.file is None:
-            if self.size < LARGE:
+            if self.size >= LARGE and self.affords_a_file(self.size):
+                self.file = self.spare
+            if self.file is None:
                 self.parts.append(bytes(data))
                 return length
-            self.file = anonymous_file()
             for part in self.parts:
                 write_all(self.file.fd, part)
             self.parts = []

@@ -99,6 +99,7 @@ class ThreadPool:
                 turns.rotate(-1)
                 continue
             call = session.queue.pop()
+            session.rests.discard(call)
             if session.queue:
                 turns.rotate(-1)
             else:
@@ -121,6 +122,7 @@ class ThreadPool:
     def dequeue(self, session: ThreadSession, call: Call) -> bool:
         """Take a call out of the queue; False if it is not there."""
         found = session.queue.remove(call)
+        session.rests.discard(call)
         if found and not session.queue:
             self._turns.remove(session)
         return found
@@ -151,6 +153,7 @@ class ThreadSession:
 
     def __init__(self, pool: ThreadPool, port: Port, slots: int) -> None:
         self.queue = PriorityQueue()
+        self.rests: set[Call] = set()  # of chains that have given way, each with the value of the link before
         self.running = 0
         self.slots = slots
         self.port = port
@@ -302,17 +305,24 @@ class _Thread(threading.Thread):
             call = then
 
     def _gives_way(self, then: Call, value: Any) -> bool:
-        """Queue the rest of the chain, with the value it is fed, if a call that waits there is more urgent."""
+        """Queue the rest of the chain, with the value it is fed, if a call that waits there is more urgent.
+
+        Two rests wait for each slot at most: each holds a value, and of a thousand chains a thousand would be alive.
+        """
         with self.pool.lock:
             if self.abandoned:
                 return True
-            queue = self.session.queue  # type: ignore[union-attr]  # it has one while it runs a chain
+            session: ThreadSession = self.session  # type: ignore[assignment]  # it has one while it runs a chain
+            queue, rests = session.queue, session.rests
             if not queue or queue.peek().priority >= then.priority:
+                return False
+            if len(rests) >= 2 * session.slots and queue.peek() not in rests:
                 return False
             if then.feed is not None:
                 then.args, then.kwargs = then.arguments(value)
                 then.feed = None
             then.handle = self.call = None
+            rests.add(then)
             queue.push([then])
             return True
 

@@ -45,6 +45,9 @@ SETUP, CHAINS = "setup", "chains"
 READY, BEGAN, LOGGED, SKIPPED, VALUE, HANDED_ON, ERROR, UNSENDABLE, UNREADABLE, UNKNOWN = range(10)
 """Those from `VALUE` on are the end of a link; after those up to `HANDED_ON` its chain goes on."""
 
+LOADING = 60.0
+"""Seconds in which a function is loaded, with what its module imports, before its call begins to be charged for it."""
+
 # What may be asked of a link
 OBSERVED, HAND_ON = 1, 2
 
@@ -149,12 +152,21 @@ class Page:
         self._numbers = memoryview(self._map).cast("q")
         self._times = memoryview(self._map).cast("d")
 
-    def begin(self, number: int) -> bool:
-        """Say that a link begins; False if it is not to."""
+    def begin(self, number: int, *, loads: bool = False) -> bool:
+        """Say that a link begins; False if it is not to.
+
+        Args:
+            number: of the link.
+            loads: whether its function has to be loaded: until `begun` says that this is done, its time stands still.
+        """
         numbers = self._numbers
-        self._times[1] = perf_counter()
+        self._times[1] = perf_counter() + LOADING if loads else perf_counter()
         numbers[0] = number
         return not numbers[2] <= number < numbers[3]
+
+    def begun(self) -> None:
+        """Say that the time of the link begins now."""
+        self._times[1] = perf_counter()
 
     @property
     def running(self) -> int:
@@ -163,8 +175,14 @@ class Page:
 
     @property
     def started(self) -> float:
-        """When that was (`time.perf_counter()`, which all processes of a machine share)."""
+        """From when on its time counts (`time.perf_counter()`, which all processes of a machine share)."""
         return self._times[1]
+
+    @property
+    def since(self) -> float:
+        """Since when it has been busy with it."""
+        started = self._times[1]
+        return started if started <= perf_counter() else started - LOADING
 
     def skip(self, first: int, end: int) -> None:
         """Have links not begin; never, meanwhile, does one begin that was among them and still is."""

@@ -141,22 +141,21 @@ class Server:
         """Run a link and reply; return whether the chain goes on, and the value."""
         number, index, args, kwargs, feed, flags = link
         self._number = number
-        if not self._page.begin(number):
+        loads = type(self._functions[index]) is parcels.Parcel
+        if not self._page.begin(number, loads=loads):
             if last:
                 self._page.has_children = has_children()
             self._send((number, wire.SKIPPED))
             return False, None
         if flags & wire.OBSERVED:
-            self._send((number, wire.BEGAN, self._page.started))
+            self._send((number, wire.BEGAN, perf_counter()))
         sent: list[Any] = []
         called = False
         started = perf_counter()
         try:
             if self._uncarried is not None:
                 raise self._uncarried  # noqa: TRY301 - as if the call had found it
-            function = self._functions[index]
-            if type(function) is parcels.Parcel:
-                function = self._function(index)
+            function = self._function(index) if loads else self._functions[index]
             if args:
                 args = [self._opened(each, files) if type(each) is list else each for each in args]
             if kwargs:
@@ -165,6 +164,8 @@ class Server:
                 }
             if feed is not None:
                 args, kwargs = _fed(args, kwargs, feed, value)
+            if loads:
+                self._page.begun()
             called = True
             started = perf_counter()
             value = self._context.copy().run(function, *args, **kwargs)

@@ -39,7 +39,7 @@ from math import inf
 from time import perf_counter
 from typing import Any
 
-from pmflow.errors import ConfigurationError, ShutdownError, WorkerCrashedError
+from pmflow.errors import ConfigurationError, ShutdownError, TransferError, WorkerCrashedError
 from pmflow.executors import pickling, wire
 from pmflow.executors.base import BEGAN, Call, Delivered, Errand, Logged, Port, Stopped
 from pmflow.executors.batches import AHEAD, Batch, links_of
@@ -237,7 +237,7 @@ class WorkerPool:
             self._hearing.expect()
             return
         if running >= item.number:
-            call.started = worker.page.started
+            call.started = worker.page.since
         worker.page.skip(running + 1, 1 << 62)  # nothing of what waits begins
         worker.ending, worker.killed_for = True, call
         if self._keeper is not None:
@@ -310,9 +310,27 @@ class WorkerPool:
             worker = batch.worker
             if worker.session is None:
                 self._join(worker, session)
-            filled[worker] = batch
-            batch.add(item, cost)
+            try:
+                batch.add(item, cost)
+            except OSError as error:
+                self._refuse(session, item, error)
+                self._freed(worker)
+            else:
+                filled[worker] = batch
         return given
+
+    def _refuse(self, session: WorkerSession, item: Item, error: OSError) -> None:
+        """End a call for which there are no descriptors."""
+        call = item.call
+        self._taken_out(session, item)
+        call.handle = None
+        refused = TransferError(
+            f"'{call.label}' cannot receive its arguments in a worker process: {error}; allow more open files "
+            f"(ulimit -n), or pass fewer large values at once",
+            process_id=call.label,
+        )
+        now = perf_counter()
+        self._told.append((session.port, call, Failure(refused, now, now)))
 
     def _workers_for(self, session: WorkerSession) -> deque[Worker]:
         """Return the workers that can take chains of a run: free ones, and its own unless others wait."""
@@ -392,9 +410,9 @@ class WorkerPool:
             f"the worker that ran '{call.label}' was ended: {reason}",
             process_id=call.label,
             attempt=call.attempt,
-            elapsed=perf_counter() - worker.page.started,
+            elapsed=perf_counter() - worker.page.since,
         )
-        failure = Failure(failed, worker.page.started, perf_counter(), worker=worker.pid)
+        failure = Failure(failed, worker.page.since, perf_counter(), worker=worker.pid)
         self._told.append((session.port, call, failure))
 
     def _take_value(self, worker: Worker, message: Any) -> bool:
@@ -772,7 +790,7 @@ class WorkerPool:
     def _charge(self, worker: Worker, session: WorkerSession, call: Call, code: int) -> None:
         call.handle = None
         now = perf_counter()
-        started = worker.page.started
+        started = worker.page.since
         before, self._starved = self._starved, starved() if code == -9 else self._starved  # noqa: PLR2004 - SIGKILL
         error = crashed(call, code, now - started, starved=self._starved > before)
         self._told.append((session.port, call, Failure(error, started, now, worker=worker.pid)))
