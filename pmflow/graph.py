@@ -6,8 +6,10 @@ when it is planned.
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from graphlib import CycleError as PathFound, TopologicalSorter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -85,10 +87,11 @@ class Graph:
         self.plans: dict[Any, Any] = {}
         self._more = more
         self._optional = optional
-        self._edges = {name: edges_of(process, more.get(name, ())) for name, process in processes.items()}
-        self._refuse_clashes()
-        self._consumers: dict[str, list[str]] = {}
-        self._order = self._sorted()
+        with uncollected(len(processes)):
+            self._edges = {name: edges_of(process, more.get(name, ())) for name, process in processes.items()}
+            self._refuse_clashes()
+            self._consumers: dict[str, list[str]] = {}
+            self._order = self._sorted()
 
     def _refuse_clashes(self) -> None:
         mapped = {name for name in self.processes if settings_of(self.processes[name]).map_over}
@@ -203,6 +206,27 @@ class Graph:
     def __repr__(self) -> str:
         shown = ", ".join(list(self.processes)[:10])
         return f"<Graph of {len(self):,} processes: {shown}{', ...' if len(self) > 10 else ''}>"  # noqa: PLR2004
+
+
+@contextmanager
+def uncollected(count: int) -> Generator[None]:
+    """While very many objects are made, all of which stay, let nobody look for garbage among them, again and again.
+
+    Args:
+        count: of processes; where they are few, nothing changes.
+    """
+    if count < MANY or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+MANY = 10_000
+"""Processes from which on the search for garbage takes a third of the time that it takes to plan them."""
 
 
 def settings_of(process: BaseProcess[Any]) -> Any:

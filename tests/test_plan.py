@@ -3,6 +3,7 @@
 # pyright: reportUnknownLambdaType=false
 # The parameters of a lambda have names, which is what they are here for, and no types.
 
+import gc
 import pickle
 from itertools import pairwise
 from typing import Any
@@ -20,6 +21,7 @@ from pmflow.errors import (
     InputError,
     MissingDependencyError,
 )
+from pmflow.graph import MANY, uncollected
 
 
 class Class(BaseProcess):
@@ -496,3 +498,25 @@ def test_errors_of_graphs_travel() -> None:
             make()
         copy = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 - its own bytes
         assert (type(copy), str(copy), copy.__dict__) == (type(caught.value), str(caught.value), caught.value.__dict__)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_is_collected_again_after_a_large_graph(*, enabled: bool) -> None:
+    """While a large one is made nobody looks for it; afterwards all is as it was, after an error too."""
+    was = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with uncollected(MANY - 1):
+            assert gc.isenabled() is enabled
+        with uncollected(MANY):
+            assert not gc.isenabled()
+        assert gc.isenabled() is enabled
+        with pytest.raises(KeyError), uncollected(MANY):
+            raise KeyError
+        assert gc.isenabled() is enabled
+        Plan.of(
+            Graph([process(len, id=str(number), dependencies={"obj": "x"}) for number in range(MANY)]), inputs={"x": ()}
+        )
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if was else gc.disable)()

@@ -1197,3 +1197,18 @@ def test_functions_of_some_size_are_told_apart(pool: WorkerPool) -> None:
 
     texts = ["a" * 100_000 + end for end in "xyz"]
     assert [value(pool, closure(text)) for text in texts * 2] == ["ax", "ay", "az"] * 2
+
+
+class FullError(Exception):
+    """It has much to say."""
+
+
+def overflow(size: int) -> None:
+    """Raise it."""
+    raise FullError("x" * size, list(range(9)))
+
+
+def test_an_exception_of_some_size_arrives_as_itself(pool: WorkerPool) -> None:
+    """With everything that is in it."""
+    raised = error(pool, overflow, 200_000)
+    assert (type(raised), raised.args) == (FullError, ("x" * 200_000, list(range(9))))

@@ -19,7 +19,7 @@ from pmflow.config import ProcessType, id_text, id_texts, process_type
 from pmflow.decorator import FunctionProcess
 from pmflow.engine.frontier import Frontier, Place, Priority
 from pmflow.errors import ConfigurationError, InputError, MissingDependencyError, did_you_mean, nearest
-from pmflow.graph import AFTER, DEFAULT, EACH, RESULT, VALUE, Edge, Graph, settings_of, takes_result
+from pmflow.graph import AFTER, DEFAULT, EACH, RESULT, VALUE, Edge, Graph, settings_of, takes_result, uncollected
 
 __all__ = ["Plan"]
 
@@ -234,12 +234,13 @@ class Plan:
             if name not in graph.processes:
                 raise _unknown("a target", name, graph)
         needed = graph.processes.keys() if targets is None else _ancestors(graph, targets, given)
-        planner = _Planner(graph, inputs, given, needed, type, explain)
-        nodes = {name: planner.node(name) for name in graph.order if name in needed}
-        _check_inputs(graph, inputs)
-        _connect(nodes, graph.consumers)
         keep_all = (keep or ("all" if targets is None else "targets")) == "all"
-        return cls(nodes, graph.targets if targets is None else targets, given, planner.asks, keep_all=keep_all)
+        planner = _Planner(graph, inputs, given, needed, type, explain)
+        with uncollected(len(needed)):
+            nodes = {name: planner.node(name) for name in graph.order if name in needed}
+            _check_inputs(graph, inputs)
+            _connect(nodes, graph.consumers)
+            return cls(nodes, graph.targets if targets is None else targets, given, planner.asks, keep_all=keep_all)
 
     def frontier(self) -> Frontier:
         """Return the frontier of a run that begins."""

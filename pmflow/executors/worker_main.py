@@ -352,7 +352,7 @@ def _travelled(error: BaseException, thing: Any) -> Any:
         same = type(copy) is type(error) and str(copy) == str(error)
     except BaseException:
         return None
-    return parcel.packed([]) if same and parcel.file is None else None
+    return parcel.in_memory().packed([]) if same and parcel.size < parcels.HEAVY else None
 
 
 # What a call may change, and the next does not find changed
