@@ -167,7 +167,7 @@ def _arguments(arguments: Any) -> tuple[Template, ...]:
         )
     if not isinstance(arguments, Sequence) or not arguments:
         raise ConfigurationError(f"command takes a list of arguments, the program first, not {arguments!r}")
-    return tuple(Template.of(each, f"the argument {each!r}") for each in arguments)
+    return tuple(Template.of(each, f"the argument {each!r:.60}") for each in arguments)
 
 
 def _environment(env: Any) -> tuple[tuple[str, Template], ...]:
@@ -239,7 +239,7 @@ class Template:
         try:
             for before, name, form, conversion in Formatter().parse(text):
                 if name is not None and (form or conversion or not name.isidentifier() or iskeyword(name)):
-                    raise _not_a_parameter(where, name, text)
+                    raise _not_a_parameter(where, name)
                 parts.append((before, name))
         except ConfigurationError:
             raise
@@ -282,12 +282,12 @@ class Template:
         return b"".join(found)
 
 
-def _not_a_parameter(where: str, name: str, text: str) -> ConfigurationError:
+def _not_a_parameter(where: str, name: str) -> ConfigurationError:
     simple = name.partition(".")[0].partition("[")[0]
     remedy = f"{{{simple}}}" if simple.isidentifier() and not iskeyword(simple) else "{name}"
     return ConfigurationError(
-        f"command: a placeholder is the name of a parameter and nothing else, and {where} has another in {text!r}; "
-        f"write '{remedy}', and have what it stands for made by a process; a brace that is meant is doubled: "
+        f"command: a placeholder is the name of a parameter and nothing more, and {where} has one of {name!r:.60}; "
+        f"write '{remedy}', and have what is to stand there made by a process; a brace that is meant is doubled: "
         f"'{{{{' or '}}}}'"
     )
 

@@ -27,8 +27,8 @@ from pmflow.executors.threads import ended_by
 PIECE = 1 << 16
 """How many bytes are read or written at once: what a pipe holds."""
 
-TAIL = 1 << 16
-"""How many bytes of stderr are kept: its end says what went wrong."""
+TAIL = 1 << 14
+"""How many bytes of stderr are kept: its end says what went wrong, and still fits into an exception from a worker."""
 
 
 class Ended(NamedTuple):
@@ -59,16 +59,10 @@ class Child:
         told: bytes | None,
         heard: bool,
     ) -> None:
-        self._popen = lambda: Popen(
-            arguments,
-            bufsize=0,
-            stdin=DEVNULL if told is None else PIPE,
-            stdout=PIPE if heard else DEVNULL,
-            stderr=PIPE,
-            cwd=folder,
-            env=environment,
-            start_new_session=True,
-        )
+        self._arguments = arguments
+        self._folder = folder
+        self._environment = environment
+        self._pipes = (DEVNULL if told is None else PIPE, PIPE if heard else DEVNULL, PIPE)
         self._rest = memoryview(told or b"")
         self._output: list[bytes] = []
         self._stderr = bytearray()
@@ -127,6 +121,19 @@ class Child:
             if pipe is not None:
                 self._selector.register(pipe, selectors.EVENT_READ, partial(self._hear, pipe, keep))
         return process
+
+    def _popen(self) -> Popen[bytes]:
+        stdin, stdout, stderr = self._pipes
+        return Popen(  # noqa: S603 - what it runs is what the author of the command has written, and no shell
+            self._arguments,
+            bufsize=0,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=self._folder,
+            env=self._environment,
+            start_new_session=True,
+        )
 
     # The conversation
 
