@@ -9,16 +9,14 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from keyword import iskeyword
-from string import Formatter
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from attrs import frozen
-
 from pmflow.decorator import FunctionProcess, Settings, process
 from pmflow.errors import CommandError, ConfigurationError, did_you_mean, nearest
+from pmflow.templates import Template, Text
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -27,9 +25,6 @@ if TYPE_CHECKING:
     from pmflow.executors.children import Ended
 
 __all__ = ["command"]
-
-Text = str | os.PathLike[str]
-"""What a template is written as."""
 
 HIGHEST_CODE = 255
 
@@ -100,7 +95,10 @@ def command(  # noqa: PLR0913 - what `subprocess.run` takes, as far as it is of 
 
     A timeout, a cancellation and the failure of the run kill the program at once (SIGKILL), with all it has started in
     its session and below it. It runs in a session of its own, so Ctrl-C reaches it through pmflow only. Where it must
-    also end when this program is itself killed, make it ``type="process"``: nothing outlives a worker.
+    also end when this program is itself killed, make it ``type="process"``: nothing outlives a worker. What it has
+    left running when it ends by itself is left alone.
+
+    The process fails with `CommandError` where the program cannot be started or ends badly.
 
     Args:
         arguments: the program and its arguments. Without a slash, the program is looked for on ``PATH``.
@@ -115,8 +113,6 @@ def command(  # noqa: PLR0913 - what `subprocess.run` takes, as far as it is of 
 
     Raises:
         ConfigurationError: what cannot be a command, or a setting that cannot work.
-
-    The process fails with `CommandError` where the program cannot be started or ends badly.
 
     >>> import pmflow
     >>> sort = command(["sort", "{options}", "-"], stdin="{text}")
@@ -140,7 +136,7 @@ def command(  # noqa: PLR0913 - what `subprocess.run` takes, as far as it is of 
         ok_codes=_codes(ok_codes),
         cwd=None if cwd is None else Template.of(cwd, "cwd"),
         env=_environment(env),
-        stdin=stdin if isinstance(stdin, bytes) or stdin is None else Template.of(stdin, "stdin"),
+        stdin=_stdin(stdin),
         name=str(settings["id"]) if "id" in settings else _default_id(templates[0]),
         caller=sys._getframe(1),  # noqa: SLF001 - the module it is written in is where its parameters are looked for
     )
@@ -181,6 +177,16 @@ def _environment(env: Any) -> tuple[tuple[str, Template], ...]:
     return tuple((name, Template.of(value, f"{name!r} in env")) for name, value in env.items())
 
 
+def _stdin(stdin: Any) -> Template | bytes | None:
+    if isinstance(stdin, os.PathLike):
+        raise ConfigurationError(
+            f"command: stdin is what the program reads, and no file, as {stdin!r} is; give that as an argument, or "
+            f"read it in a process, and write stdin='{{text}}'",
+            setting="stdin",
+        )
+    return stdin if isinstance(stdin, bytes) or stdin is None else Template.of(stdin, "stdin")
+
+
 def _codes(codes: Any) -> frozenset[int]:
     found: list[Any] = list(codes) if isinstance(codes, Collection) and not isinstance(codes, (str, bytes)) else []
     if not found or not all(type(code) is int and 0 <= code <= HIGHEST_CODE for code in found):
@@ -200,115 +206,6 @@ def _default_id(program: Template) -> str:
             setting="id",
         )
     return name
-
-
-# Templates
-
-
-@frozen
-class Template:
-    """A text with placeholders.
-
-    Attributes:
-        text: as it was written.
-        where: what it is, for those who read an error.
-        parts: texts, each with the placeholder behind it, or None.
-
-    >>> files = Template.of("{files}", "an argument")
-    >>> list(files.names()), files.expanded({"files": ["a", "b"]})
-    (['files'], ['a', 'b'])
-    """
-
-    text: str
-    where: str
-    parts: tuple[tuple[str, str | None], ...]
-
-    @classmethod
-    def of(cls, written: Any, where: str) -> Template:
-        """Read a template.
-
-        Raises:
-            ConfigurationError: it is none.
-        """
-        text = os.fspath(written) if isinstance(written, os.PathLike) else written
-        if not isinstance(text, str):
-            raise ConfigurationError(
-                f"command: {where} is no text but a {type(text).__name__}; write a string, or a placeholder for it"
-            )
-        parts: list[tuple[str, str | None]] = []
-        try:
-            for before, name, form, conversion in Formatter().parse(text):
-                if name is not None and (form or conversion or not name.isidentifier() or iskeyword(name)):
-                    raise _not_a_parameter(where, name)
-                parts.append((before, name))
-        except ConfigurationError:
-            raise
-        except ValueError as error:
-            raise ConfigurationError(
-                f"command: {where} is no template: {error}; a brace that is meant is doubled: '{{{{' or '}}}}'"
-            ) from None
-        return cls(text, where, tuple(parts) or (("", None),))
-
-    def names(self) -> Iterator[str]:
-        """Return its placeholders."""
-        return (name for _, name in self.parts if name is not None)
-
-    def filled(self, values: Mapping[str, Any]) -> str:
-        """Return the text with these values in it.
-
-        Raises:
-            CommandError: one of them cannot stand there.
-        """
-        found = [
-            before + ("" if name is None else _as_text(values[name], name, self.where)) for before, name in self.parts
-        ]
-        return "".join(found)
-
-    def expanded(self, values: Mapping[str, Any]) -> list[str]:
-        """Return the arguments: several where a list stands for the whole of it."""
-        ((before, name), *more) = self.parts
-        value = values[name] if name is not None and not before and not more else None
-        if not isinstance(value, (list, tuple)):
-            return [self.filled(values)]
-        return [_as_text(each, f"{name}[{place}]", self.where) for place, each in enumerate(value)]
-
-    def encoded(self, values: Mapping[str, Any]) -> bytes:
-        """Return it as bytes, with those among the values as they are."""
-        found: list[bytes] = []
-        for before, name in self.parts:
-            value = b"" if name is None else values[name]
-            raw = value if isinstance(value, (bytes, bytearray, memoryview)) else None
-            found += [before.encode(), _encoded(value, str(name), self.where) if raw is None else bytes(raw)]
-        return b"".join(found)
-
-
-def _not_a_parameter(where: str, name: str) -> ConfigurationError:
-    simple = name.partition(".")[0].partition("[")[0]
-    remedy = f"{{{simple}}}" if simple.isidentifier() and not iskeyword(simple) else "{name}"
-    return ConfigurationError(
-        f"command: a placeholder is the name of a parameter and nothing more, and {where} has one of {name!r:.60}; "
-        f"write '{remedy}', and have what is to stand there made by a process; a brace that is meant is doubled: "
-        f"'{{{{' or '}}}}'"
-    )
-
-
-def _as_text(value: Any, name: str, where: str) -> str:
-    """Return a value as it stands in a command."""
-    if value is None:
-        raise CommandError(f"{name!r} is None, which has no place in {where}", parameter=name)
-    if isinstance(value, (list, tuple)):
-        raise CommandError(
-            f"{name!r} is a {type(value).__name__}, which has no place in {where}: it becomes several arguments only "
-            f"where its placeholder is a whole argument; otherwise join it before",
-            parameter=name,
-        )
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    return os.fsdecode(bytes(value)) if isinstance(value, (bytes, bytearray, memoryview)) else str(value)
-
-
-def _encoded(value: Any, name: str, where: str) -> bytes:
-    return _as_text(value, name, where).encode("utf-8", "surrogateescape")
 
 
 # The function
@@ -382,8 +279,8 @@ class Command:
 
         folder = None if self._cwd is None else self._cwd.filled(values)
         environment = {name: template.filled(values) for name, template in self._env}
-        stdin = self._stdin.encoded(values) if isinstance(self._stdin, Template) else self._stdin
         try:
+            stdin = self._stdin.encoded(values) if isinstance(self._stdin, Template) else self._stdin
             if not arguments:
                 raise ValueError("its argument list is empty")  # noqa: TRY301 - one of several reasons
             return await Child(

@@ -164,6 +164,7 @@ def test_what_is_no_template_is_refused(text: Any, words: str) -> None:
         (["echo"], {"env": ["A=1"]}, ["env maps"]),
         (["echo"], {"env": {"A=B": "1"}}, ["'A=B'"]),
         (["echo"], {"returns": "{a}", "text": False}, ["returns="]),
+        (["echo"], {"stdin": Path("a")}, ["no file", "stdin='{text}'"]),
         (["echo"], {"timeout": -1}, ["timeout"]),
         (["echo"], {"id": 3}, ["id"]),
         (["echo", "{source}"], {"map_over": "sauce"}, ["'source'"]),
@@ -264,6 +265,8 @@ def test_elements_that_cannot_stand_there_are_refused() -> None:
     for wrong, place in ((["a", None], "a[1]"), ([["b"]], "a[0]")):
         assert error(command(["echo", "{a}"]), a=wrong).parameter == place
     assert "null byte" in str(error(command(["echo", "{a}"]), a="\0"))
+    assert "surrogates not allowed" in str(error(command(["cat"], stdin="{a}"), a="\ud800"))
+    assert "surrogates not allowed" in str(error(command(["echo", "{a}"]), a="\ud800"))
     assert "argument list is empty" in str(error(command(["{a}"], id="a_command"), a=[]))
 
 

@@ -21,6 +21,7 @@ from typing import IO, NamedTuple
 
 from anyio import CancelScope, get_cancelled_exc_class, to_thread, wait_readable
 
+from pmflow.executors.inline import OURS
 from pmflow.executors.platform import kill_session
 from pmflow.executors.threads import ended_by
 
@@ -188,6 +189,9 @@ class Child:
                 pipe.close()
         if self._pidfd >= 0:
             os.close(self._pidfd)
+
+
+OURS.add(Child.run.__code__)
 
 
 @contextmanager

@@ -119,11 +119,11 @@ def test_commands() -> None:
     echo = command(["echo", "-n", "{word}"], timeout=5, retries=2, after=words, required=False)
     inputs = {"word": "a", "text": "b"}
     assert_type(pmflow.run([echo, words], inputs=inputs)[echo].data, str)
-    assert_type(pmflow.run(command([Path("/bin/echo")], id="path", returns=Path("{word}")), inputs=inputs).value, str)
+    assert_type(pmflow.run(command([Path("/bin/echo")], id="path", returns=Path("a")), keep="all").value, str)
     assert_type(pmflow.run(command(["cat"], text=False, stdin=b"a", ok_codes={0, 1})).value, bytes)
     settings = {"A": "{word}"}
-    mapped = command(["printenv", "A"], env=settings, cwd=Path.cwd(), map_over={"word": "words"})
-    assert_type(pmflow.run(mapped, inputs={"words": ["a", "b"]}).value, list[str])
+    mapped = command(["printenv", "A"], env=settings, cwd=Path.cwd(), map_over={"word": "letters"})
+    assert_type(pmflow.run(mapped, inputs={"letters": ["a", "b"]}).value, list[str])
     mapped_bytes = command(["cat"], stdin="{word}", text=False, map_over="word")
     assert_type(pmflow.run(mapped_bytes, inputs={"word": ["a"]}).value, list[bytes])
     assert_type(asyncio.run(echo("a")), str)

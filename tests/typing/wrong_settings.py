@@ -49,7 +49,7 @@ def commands() -> None:
     """Those of a command too, and its arguments."""
     command(["echo", 3])  # error
     command(b"echo")  # error
-    command(["echo"], shell=True)  # error
+    command(["echo"], check=True)  # error
     command(["echo"], ok_codes=1)  # error
     command(["echo"], env={"A": 1})  # error
     command(["echo"], stdin=3)  # error
