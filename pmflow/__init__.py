@@ -12,12 +12,14 @@
 """
 
 from pmflow.base import BaseProcess
+from pmflow.commands import command
 from pmflow.comparison import Comparison, compare
 from pmflow.config import ProcessConfig, ProcessId, ProcessType, RetryStrategy
 from pmflow.context import carry
 from pmflow.decorator import FunctionProcess, process
 from pmflow.engine.plan import Plan
 from pmflow.errors import (
+    CommandError,
     ConfigurationError,
     CycleError,
     DuplicateProcessError,
@@ -47,6 +49,7 @@ from pmflow.workflow import Workflow, WorkflowNode, WorkflowPoolManager, create_
 
 __all__ = [
     "BaseProcess",
+    "CommandError",
     "Comparison",
     "ConfigurationError",
     "CycleError",
@@ -84,6 +87,7 @@ __all__ = [
     "WorkflowPoolManager",
     "arun",
     "carry",
+    "command",
     "compare",
     "create_workflow",
     "process",

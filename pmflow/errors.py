@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pmflow.results import Run
 
 __all__ = [
+    "CommandError",
     "ConfigurationError",
     "CycleError",
     "DuplicateProcessError",
@@ -134,6 +135,20 @@ class TransferError(ProcessError):
 
     parameter: str | None = None
     type_name: str | None = None
+
+
+class CommandError(ProcessError):
+    """A command that could not be started, or did not end well.
+
+    ``command`` is its argument list, ``code`` its exit code (or ``signal`` the name of the signal that ended it), and
+    ``stderr`` the end of what it wrote there. ``parameter`` is the one whose value cannot stand in a command.
+    """
+
+    command: Sequence[str] = ()
+    code: int | None = None
+    signal: str | None = None
+    stderr: str = ""
+    parameter: str | None = None
 
 
 class ValidationError(ProcessError):

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
 from time import perf_counter
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Protocol
 
 from pmflow.executors.base import BEGAN, Call, Port, Stopped
@@ -275,12 +275,15 @@ class _Relay:
 _STEPS = (TaskSession._run.__code__, InlineSession._make.__code__)  # noqa: SLF001 - same file
 _PACKAGE = __file__.rpartition("executors")[0]
 
+OURS: set[CodeType] = set()
+"""Functions of ours that processes run: what these call in turn is no user's code either."""
+
 
 def in_user_code(frame: FrameType | None) -> bool:
     """Say whether this frame is one of a user's function that runs on the loop (for a signal handler)."""
     if frame is None or frame.f_code.co_filename.startswith(_PACKAGE):
         return False
-    while frame is not None:
+    while frame is not None and frame.f_code not in OURS:
         if frame.f_code in _STEPS:
             return True
         frame = frame.f_back

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from functools import lru_cache
 from math import ceil
 from pathlib import Path
@@ -99,6 +100,50 @@ def kill_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         return  # all of it has ended; macOS says of a group of zombies that it is not ours
+
+
+def kill_session(leader: int) -> None:
+    """End a process that leads a session, with all that is in the session or below the process (see `_family`).
+
+    As long as nobody has waited for the leader, its number is nobody else's.
+    """
+    killed: set[int] = set()
+    while found := _family(leader) - killed:  # again: what was being forked meanwhile
+        kill_group(leader)
+        for pid in found:
+            with suppress(ProcessLookupError, PermissionError):  # it has ended, or has become another user's
+                os.kill(pid, signal.SIGKILL)
+        killed |= found
+
+
+def _family(leader: int) -> set[int]:
+    """Return a process, what is below it, and what is in its session (Linux; elsewhere only itself)."""
+    below = [leader]
+    for pid in below:
+        below += _children(pid)
+    return {*below, *(pid for pid in map(int, filter(str.isdigit, _names("/proc"))) if _session(pid) == leader)}
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in _names(f"/proc/{pid}/task"):
+        with suppress(OSError):
+            found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_bytes().split())
+    return found
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208 - names are what is needed, of all processes
+    except OSError:
+        return []
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return -1
 
 
 def describe_exit(code: int) -> tuple[int | None, str | None]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
@@ -197,6 +197,8 @@ class ThreadSession:
                     self.running -= 1
                     pool.running -= 1
                 pool.abandoned += 1
+                for end in thread.ends:
+                    end()
                 if pool.abandoned >= MOST_ABANDONED:
                     drained = self._drain()
                 pool.wake()
@@ -245,6 +247,7 @@ class _Thread(threading.Thread):
         self.abandoned = False
         self.lent = False
         self.note = (1, name, True)
+        self.ends: list[Callable[[], None]] = []
 
     def run(self) -> None:
         """Take chains until this thread is abandoned."""
@@ -335,6 +338,27 @@ class _Thread(threading.Thread):
             if then is not None:
                 then.handle = self
             return True
+
+
+@contextmanager
+def ended_by(end: Callable[[], None]) -> Generator[None]:
+    """Have what the calling thread waits for ended by a function, should the call in this thread be given up.
+
+    The function is called by another thread, with the lock of the pool: it is not called any more once this is left.
+    """
+    thread: _Thread | None = getattr(_here, "thread", None)
+    if thread is None:
+        yield
+        return
+    with thread.pool.lock:
+        thread.ends.append(end)
+        if thread.abandoned:
+            end()
+    try:
+        yield
+    finally:
+        with thread.pool.lock:
+            thread.ends.remove(end)
 
 
 @contextmanager

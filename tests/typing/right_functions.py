@@ -2,12 +2,13 @@
 
 import asyncio
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import assert_type
 
 import pmflow
-from pmflow import Graph, ProcessId, ProcessResult, ProcessType, RetryStrategy, Run, process
+from pmflow import Graph, ProcessId, ProcessResult, ProcessType, RetryStrategy, Run, command, process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -111,6 +112,21 @@ def test_processes_made_by_a_call() -> None:
     assert_type(pmflow.run(process(Counter().add), inputs={"number": 2}).value, int)
     assert_type(pmflow.run(tripled.options(timeout=5, id="t"), inputs={"number": 2, "factor": 3}).value, int)
     assert_type(asyncio.run(page.options(timeout=1)("a")), str)
+
+
+def test_commands() -> None:
+    """The value of a command is text, bytes where it says so, and a list where it is mapped; its settings are typed."""
+    echo = command(["echo", "-n", "{word}"], timeout=5, retries=2, after=words, required=False)
+    inputs = {"word": "a", "text": "b"}
+    assert_type(pmflow.run([echo, words], inputs=inputs)[echo].data, str)
+    assert_type(pmflow.run(command([Path("/bin/echo")], id="path", returns=Path("a")), keep="all").value, str)
+    assert_type(pmflow.run(command(["cat"], text=False, stdin=b"a", ok_codes={0, 1})).value, bytes)
+    settings = {"A": "{word}"}
+    mapped = command(["printenv", "A"], env=settings, cwd=Path.cwd(), map_over={"word": "letters"})
+    assert_type(pmflow.run(mapped, inputs={"letters": ["a", "b"]}).value, list[str])
+    mapped_bytes = command(["cat"], stdin="{word}", text=False, map_over="word")
+    assert_type(pmflow.run(mapped_bytes, inputs={"word": ["a"]}).value, list[bytes])
+    assert_type(asyncio.run(echo("a")), str)
 
 
 def test_the_result_of_a_process() -> None:

@@ -1,7 +1,7 @@
 """Wrong: each line marked `error` is refused, by both checkers or by the one it names; no other line is."""
 
 import pmflow
-from pmflow import BaseProcess, ProcessConfig, RetryStrategy, Workflow, process
+from pmflow import BaseProcess, ProcessConfig, RetryStrategy, Workflow, command, process
 
 
 def half(number: int) -> float:
@@ -43,6 +43,22 @@ def settings() -> None:
     good.options(timout=1)  # error
     good.options(timeout="1")  # error
     good.id = "other"  # error
+
+
+def commands() -> None:
+    """Those of a command too, and its arguments."""
+    command(["echo", 3])  # error
+    command(b"echo")  # error
+    command(["echo"], check=True)  # error
+    command(["echo"], ok_codes=1)  # error
+    command(["echo"], env={"A": 1})  # error
+    command(["echo"], stdin=3)  # error
+    command(["echo"], retires=3)  # error
+    command(["echo"], timeout="3")  # error
+    command(["echo"], returns="a", text=False)  # error
+    number: int = pmflow.run(command(["echo"])).value  # error
+    text: str = pmflow.run(command(["echo"], text=False)).value  # error
+    command(["echo"]).options(timout=number or text)  # error
 
 
 def arguments() -> None:
