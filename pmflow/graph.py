@@ -6,7 +6,6 @@ when it is planned.
 
 from __future__ import annotations
 
-import gc
 import re
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -215,6 +214,8 @@ def uncollected(count: int) -> Generator[None]:
     Args:
         count: of processes; where they are few, nothing changes.
     """
+    import gc
+
     if count < MANY or not gc.isenabled():
         yield
         return
