@@ -914,3 +914,13 @@ def program(text: str) -> Iterator["subprocess.Popen[str]"]:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(running.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_the_first_call_of_a_function_in_a_worker_times_out_like_any_other(name: str) -> None:
+    """That its function has to be loaded first delays the moment from which on its time counts, and no more."""
+    hangs = process(lambda: threading.Event().wait(30), id=name, type="process", timeout=0.05)
+    started = time.monotonic()
+    run = pmflow.run(hangs, on_error="return", max_processes=1)
+    assert type(run[name].exception) is ProcessTimeoutError
+    assert time.monotonic() - started < 20

@@ -709,7 +709,7 @@ class Scheduler:
         session = self._sessions[node.lane]
         if session.queues:
             began = session.began(call)
-            left = timeout if not began else timeout - (perf_counter() - began)
+            left = min(timeout, timeout - (perf_counter() - began)) if began else timeout  # it may be about to begin
             if left > 0:
                 self._set_timer(left, self._check_timeout, call)
                 return
