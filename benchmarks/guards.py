@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
+from statistics import median
 from time import monotonic, sleep
 from typing import Any
 
@@ -66,10 +67,10 @@ class Guard:
 
 
 def taken(row: Any) -> float:
-    """Return what a row is judged by: the ratio to its floor, or our own least where the goal is in its unit."""
+    """Return what a row is judged by: the ratio to its floor, or our own median where the goal is in its unit."""
     assert isinstance(row, Row)
     own = row.goal is not None and row.goal.unit != "x"
-    return min(row.samples[1]) if own else row.ratio
+    return median(row.samples[1]) if own else row.ratio
 
 
 def holds(guard: Guard, wait: Callable[[], object]) -> bool:

@@ -326,12 +326,14 @@ def barrier(effort: Effort) -> Iterator[Row]:
 
 
 def unbalanced(effort: Effort) -> Iterator[Row]:
-    """Graphs whose processes are of very different length, in threads, and one of them in workers."""
+    """Graphs whose processes are of very different length, in threads, and two of them in workers."""
     for case in (long_tail(), giant(3, tail=True), tree(), chains()):
         yield Naps(case, effort.tick).row(effort.repetitions, Goal(1.05))
     # Nothing in the graph says which of them is the giant: no goal.
     yield Naps(giant(3, tail=False), effort.tick).row(effort.repetitions, None)
     yield Naps(giant(cores(), tail=True), effort.tick, "process").row(effort.repetitions, Goal(1.05))
+    if cores() > 1:  # a worker runs a chain to its end
+        yield Naps(chains(), effort.tick, "process").row(effort.repetitions, Goal(1.05))
 
 
 def random(effort: Effort) -> Iterator[Row]:

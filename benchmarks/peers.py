@@ -140,7 +140,7 @@ class Place:
 
 @frozen
 class Outcome:
-    """What the programs of one of them have come to: samples, or the reason why there are none."""
+    """What the programs of one of them have come to: samples, and the reason why there are none, or no more."""
 
     samples: tuple[float, ...] = ()
     reason: str = ""
@@ -168,7 +168,7 @@ def in_rounds(case: Case, effort: Effort) -> dict[str, Outcome]:
             if before.reason:
                 continue
             now = asked(who, case.name, effort)
-            outcomes[who] = Outcome(reason=now.reason) if now.reason else Outcome(before.samples + now.samples)
+            outcomes[who] = Outcome(before.samples + now.samples, now.reason)
         order.reverse()
     for who in (FLOOR, OURS):
         assert not outcomes[who].reason, f"{who}, {case.name}: {outcomes[who].reason}"

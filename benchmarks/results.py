@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).resolve().parent / "results"
 """Where results are written, where nothing else is said."""
 
-PACKAGES = ("pmflow", "anyio", "attrs", "cloudpickle", "numpy", "pandas")
-"""What the times depend on."""
+PACKAGES = (
+    *("pmflow", "anyio", "attrs", "cloudpickle", "numpy", "pandas"),
+    *("dask", "distributed", "joblib", "loky", "mpire", "parsl", "pebble", "pipefunc", "prefect", "ray", "redun"),
+    "sf-hamilton",
+)
+"""What the times depend on, as far as it is installed."""
 
 Facts = Mapping[str, Any]
 

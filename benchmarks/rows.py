@@ -1,7 +1,8 @@
 """What the benchmarks share: rows with their goals, the table, fresh programs, and the command line.
 
-Every row gives the least of several repetitions and, in brackets, their median; the ratio is that of the least, in
-brackets the median of the ratios of neighbours in time. Compare rows of one run only: machines are noisy.
+Every row gives the median of several repetitions and, in brackets, the least and the most of them. The ratio is the
+median of the ratios of neighbours in time, in brackets that of the least. Compare rows of one run only: machines are
+noisy.
 """
 
 from __future__ import annotations
@@ -87,33 +88,33 @@ class Row:
 
     @property
     def ratio(self) -> float:
+        """The median ratio of two neighbours in time."""
+        return median(ours / floor for floor, ours in zip(*self.samples, strict=True))
+
+    @property
+    def least_ratio(self) -> float:
         """The least of ours to the least of the floor."""
         floor, ours = self.samples
         return min(ours) / min(floor)
-
-    @property
-    def paired(self) -> float:
-        """The median ratio of two neighbours in time."""
-        return median(ours / floor for floor, ours in zip(*self.samples, strict=True))
 
     @property
     def met(self) -> bool | None:
         """Whether the goal is reached; None without one."""
         if self.goal is None:
             return None
-        return (self.ratio if self.goal.unit == "x" else min(self.samples[1])) <= self.goal.most
+        return (self.ratio if self.goal.unit == "x" else median(self.samples[1])) <= self.goal.most
 
     def cells(self) -> tuple[str, ...]:
         """Return the row as texts."""
-        floor, ours = (f"{number(min(side))} ({number(median(side))})" for side in self.samples)
+        floor, ours = (f"{number(median(side))} ({number(min(side))}-{number(max(side))})" for side in self.samples)
         verdict = {None: "", True: "ok", False: "missed"}[self.met]
-        ratio = f"{self.ratio:.3g} ({self.paired:.3g})"
+        ratio = f"{self.ratio:.3g} ({self.least_ratio:.3g})"
         return self.name, self.unit, floor, ours, ratio, self.goal.text if self.goal else "", verdict, self.note
 
     def facts(self) -> dict[str, Any]:
         """Return the row as JSON has it."""
         floor, ours = self.samples
-        measured = {"floor": floor, "pmflow": ours, "ratio": self.ratio, "paired_ratio": self.paired}
+        measured = {"floor": floor, "pmflow": ours, "ratio": self.ratio, "least_ratio": self.least_ratio}
         judged = {"goal": self.goal.text if self.goal else None, "met": self.met, "note": self.note}
         return {"name": self.name, "unit": self.unit, **measured, **judged}
 

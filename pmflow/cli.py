@@ -185,11 +185,12 @@ def _named(module: types.ModuleType, name: str) -> Any:
 def _module(file: Path) -> types.ModuleType:
     """Load a file as the module of its name, with its folder on the search path, as if it were imported there.
 
-    So a worker finds it too. Of a name that is taken, or is none, workers get the functions by value.
+    So a worker finds it too. Of a name that is taken, or has a dot in it, workers get functions by value, and cannot
+    get objects of its classes.
     """
     sys.argv[:] = [str(file)]
     sys.path.insert(0, str(file.parent))
-    name = file.stem if file.stem.isidentifier() and file.stem not in sys.modules else f"{file.stem}.py"
+    name = file.stem if "." not in file.stem and file.stem not in sys.modules else f"{file.stem}.py"
     spec = spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise _UsageError(f"{file} is no Python file: its name has to end in .py")

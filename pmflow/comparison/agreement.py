@@ -8,7 +8,9 @@ from typing import Any
 
 
 def same(one: Any, other: Any) -> bool | None:
-    """Return whether two results are equal, one NaN to another too; None if there is nothing to compare them by.
+    """Return whether two results are equal; None if there is nothing to compare them by.
+
+    One NaN is equal to another, in lists, tuples, dictionaries and arrays too.
 
     >>> same([1, float("nan")], [1, float("nan")]), same({"a": 1}, {"a": 2}), same(object(), object())
     (True, False, None)
