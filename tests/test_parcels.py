@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import gc
 import io
 import mmap
@@ -815,3 +816,24 @@ def test_what_a_value_raises_while_it_is_pickled_is_raised() -> None:
     """As it is, and what had been written by then is closed."""
     with pytest.raises(KeyError, match="mine"):
         packed([bytes(2 * MEGABYTE), np.arange(300_000), Refusing()])
+
+
+def test_a_page_that_the_kernel_holds_keeps_nobody_from_sealing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file is said to be busy another seal is taken, which forbids the same from then on."""
+    import fcntl
+
+    original = fcntl.fcntl
+
+    def busy(fd: int, command: int, argument: int = 0) -> Any:
+        if command == fcntl.F_ADD_SEALS and argument & fcntl.F_SEAL_WRITE:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return original(fd, command, argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", busy)
+    parcel = packed(b"x" * 2 * MEGABYTE)
+    assert parcel.file is not None
+    with pytest.raises(PermissionError):
+        os.pwrite(parcel.file.fd, b"y", 0)
+    with pytest.raises(PermissionError):
+        mmap.mmap(parcel.file.fd, 10)
+    assert parcel.open() == b"x" * 2 * MEGABYTE

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import _thread
 import copyreg
+import errno
 import io
 import mmap
 import os
@@ -94,9 +95,21 @@ def above_standard(fd: int) -> int:
 def _seal(fd: int) -> None:
     import fcntl
 
-    if hasattr(fcntl, "F_ADD_SEALS"):
-        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    if not hasattr(fcntl, "F_ADD_SEALS"):
+        return
+    size = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+    try:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, size | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        # The kernel itself still holds a page, on a busy machine. This seal does not wait for it, and nobody else has
+        # the file yet.
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, size | F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL)
+
+
+F_SEAL_FUTURE_WRITE = 0x10
+"""Of Linux 5.1: no more writing and no more writable mapping; `fcntl` of Python 3.10 to 3.12 does not know it."""
 
 
 def write_all(fd: int, data: Any) -> None:
