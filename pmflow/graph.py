@@ -7,18 +7,25 @@ when it is planned.
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from graphlib import CycleError as PathFound, TopologicalSorter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pmflow.base import BaseProcess
+from pmflow.config import check_names
 from pmflow.decorator import DEFAULT, RESULT, RESULT_LIST, VALUE, Edge, FunctionProcess
 from pmflow.errors import CycleError, DuplicateProcessError, GraphError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Literal
+
+    from pmflow.config import ProcessType
+    from pmflow.decorator import Reference
+    from pmflow.engine.explanation import Explanation
+    from pmflow.engine.plan import Plan
 
 __all__ = ["AFTER", "DEFAULT", "EACH", "RESULT", "RESULTS", "RESULT_LIST", "VALUE", "Edge", "Graph"]
 
@@ -31,6 +38,16 @@ EACH = 8  # added to a parameter's kind: of each element of its value
 def takes_result(kind: int) -> bool:
     """Whether an edge passes on the result itself, whatever it is: then a failure is handled there."""
     return kind & ~EACH in (RESULT, RESULT_LIST)
+
+
+_planner: list[Callable[..., Plan]] = []
+_explainer: list[Callable[..., Explanation]] = []
+
+
+def install_planner(planner: Callable[..., Plan], explainer: Callable[..., Explanation]) -> None:
+    """Say what plans and explains a graph, which is below what does."""
+    _planner[:] = [planner]
+    _explainer[:] = [explainer]
 
 
 class Graph:
@@ -168,6 +185,76 @@ class Graph:
         """The ids of the processes that nothing depends on."""
         used = {source for edges in self._edges.values() for _, source, _ in edges}
         return tuple(name for name in self._edges if name not in used)
+
+    # A look before running
+
+    def plan(
+        self,
+        *,
+        targets: Reference | Iterable[Reference] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        overrides: Mapping[Any, Any] | None = None,
+        keep: Literal["all", "targets"] | None = None,
+        type: str | ProcessType | None = None,
+    ) -> Plan:
+        """Return what `run` would do with this graph; nothing runs. Its text says it: print it.
+
+        Args:
+            targets: one id or several; only they and their ancestors run. By default what nothing depends on.
+            inputs: name to value.
+            overrides: id to a value, or to a process that takes its place.
+            keep: ``"all"`` or ``"targets"``: whose data stays.
+            type: a strategy in place of every process's own.
+
+        Raises:
+            GraphError: the graph cannot run so.
+            ConfigurationError: an argument that cannot work.
+
+        >>> from pmflow import process
+        >>> page = process(lambda url: url.upper(), id="page", map_over={"url": "urls"}, timeout=5)
+        >>> words = process(lambda page: page[0].split(), id="words")
+        >>> other = process(lambda: 1, id="other")
+        >>> print(Graph([page, words, other]).plan(targets="words", inputs={"urls": ["a", "b"]}))
+        2 processes for 'words', the most urgent first
+          page   thread  timeout 5 s  url = each of input 'urls'
+          words  thread               page = list of 'page'
+        given: input 'urls'
+        not run:
+          other  not needed for the targets
+        """
+        check_names(inputs, "inputs")
+        check_names(overrides, "overrides")
+        return _planner[0](self, targets=targets, inputs=inputs, overrides=overrides, keep=keep, type=type)
+
+    def explain(
+        self,
+        process: Reference,
+        *,
+        inputs: Mapping[str, Any] | None = None,
+        overrides: Mapping[Any, Any] | None = None,
+    ) -> Explanation:
+        """Return where each parameter of a process gets its value. Its text says it: print it.
+
+        Args:
+            process: the process, or its id.
+            inputs: name to value, as `run` is to take them.
+            overrides: id to a value, or to a process that takes its place.
+
+        Raises:
+            InputError: there is no such process; an input or override that does not fit the graph.
+
+        >>> from pmflow import process
+        >>> page = process(lambda url: url.upper(), id="page", type="async")
+        >>> words = process(lambda page, at=" ", top=None: page.split(at), id="words", dependencies={"top": "tops"})
+        >>> print(Graph([page, words]).explain(words, inputs={"tops": 10}))
+        'words' (...) takes
+          page  from process 'page' (...)
+          at    its default
+          top   from input 'tops', as dependencies= says
+        """
+        check_names(inputs, "inputs")
+        check_names(overrides, "overrides")
+        return _explainer[0](self, process, inputs=inputs, overrides=overrides)
 
     # For the planner
 
