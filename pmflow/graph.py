@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pmflow.base import BaseProcess
 from pmflow.config import check_names
 from pmflow.decorator import DEFAULT, RESULT, RESULT_LIST, VALUE, Edge, FunctionProcess
-from pmflow.errors import CycleError, DuplicateProcessError, GraphError
+from pmflow.errors import CycleError, DuplicateProcessError, GraphError, TypeMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pmflow.decorator import Reference
     from pmflow.engine.explanation import Explanation
     from pmflow.engine.plan import Plan
+    from pmflow.hints import Mismatch
 
 __all__ = ["AFTER", "DEFAULT", "EACH", "RESULT", "RESULTS", "RESULT_LIST", "VALUE", "Edge", "Graph"]
 
@@ -63,6 +64,8 @@ class Graph:
         DuplicateProcessError: two processes of one id.
         CycleError: processes that wait for one another.
         GraphError: what is no process; an id that an element of a mapped process would have too.
+        TypeMismatchError: annotations on both ends of an edge do not agree; found where beartype is installed (the
+            extra ``typecheck``), and only where nothing speaks for them (see `pmflow.hints`).
 
     >>> from pmflow import process
     >>> page = process(lambda url: url.upper(), id="page")
@@ -108,6 +111,7 @@ class Graph:
             self._refuse_clashes()
             self._consumers: dict[str, list[str]] = {}
             self._order = self._sorted()
+        self._refuse_mismatches()
 
     def _refuse_clashes(self) -> None:
         mapped = {name for name in self.processes if settings_of(self.processes[name]).map_over}
@@ -170,6 +174,25 @@ class Graph:
             cycle=tuple(cycle),
             process_id=last,
         )
+
+    def _refuse_mismatches(self) -> None:
+        """Compare what functions say that they return with what those say that they take."""
+        processes = self.processes
+        for name, edges in self._edges.items():
+            process = processes[name]
+            if type(process) is not FunctionProcess or process._function.hints is None:  # noqa: SLF001 - for every edge
+                continue
+            for parameter, source, kind in edges:
+                other = processes.get(source)
+                if type(other) is not FunctionProcess or kind & ~EACH > DEFAULT:
+                    continue
+                made = other._function.hints  # noqa: SLF001
+                if made is None:
+                    continue
+                mapped, each = other._settings.map_over is not None, kind >= EACH  # noqa: SLF001
+                found = process._function.hints.mismatch(made, parameter, mapped=mapped, each=each)  # noqa: SLF001
+                if found is not None:
+                    raise _mismatch(found, process, parameter, other, each=each and not mapped)
 
     @property
     def dependencies(self) -> dict[str, tuple[str, ...]]:
@@ -369,6 +392,32 @@ def _edges(function: Any, sources: Iterable[tuple[str, str]], mapped: Mapping[st
     edges += [(name, source, VALUE) for name, source in given.items()]
     edges += [(name, source, EACH) for name, source in mapped.items() if name not in function.places]
     return edges
+
+
+def _mismatch(
+    found: Mismatch,
+    process: FunctionProcess[Any, Any, Any],
+    parameter: str,
+    other: FunctionProcess[Any, Any, Any],
+    *,
+    each: bool,
+) -> TypeMismatchError:
+    gives = f"the elements of '{other.id}' are" if each else f"'{other.id}' gives"
+    return TypeMismatchError(
+        f"'{process.id}' takes {parameter!r} as {found.wanted}, and {gives} {found.made}: see {_written(process)} and "
+        f"{_written(other)}; correct the annotation that is wrong (Any fits everything), or feed the parameter from "
+        f"elsewhere with dependencies=",
+        process_id=process.id,
+        parameter=parameter,
+        source=other.id,
+        wanted=found.wanted,
+        made=found.made,
+        places=(location(process), location(other)),
+    )
+
+
+def _written(process: FunctionProcess[Any, Any, Any]) -> str:
+    return f"the function {process._function.name} in {location(process)}"  # noqa: SLF001
 
 
 def _by_id(processes: Iterable[BaseProcess[Any]]) -> dict[str, BaseProcess[Any]]:
