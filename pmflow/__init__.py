@@ -17,6 +17,7 @@ from pmflow.comparison import Comparison, compare
 from pmflow.config import ProcessConfig, ProcessId, ProcessType, RetryStrategy
 from pmflow.context import carry
 from pmflow.decorator import FunctionProcess, process
+from pmflow.engine.explanation import Explanation, ParameterOrigin
 from pmflow.engine.plan import Plan
 from pmflow.errors import (
     CommandError,
@@ -35,6 +36,7 @@ from pmflow.errors import (
     ShutdownError,
     ThreadsExhaustedError,
     TransferError,
+    TypeMismatchError,
     ValidationError,
     ValueReleasedError,
     WorkerCrashedError,
@@ -55,12 +57,14 @@ __all__ = [
     "CycleError",
     "DuplicateProcessError",
     "Event",
+    "Explanation",
     "FunctionProcess",
     "Graph",
     "GraphError",
     "InputError",
     "MissingDependencyError",
     "NoValueError",
+    "ParameterOrigin",
     "PerformanceWarning",
     "Plan",
     "PmflowError",
@@ -78,6 +82,7 @@ __all__ = [
     "ShutdownError",
     "ThreadsExhaustedError",
     "TransferError",
+    "TypeMismatchError",
     "ValidationError",
     "ValueReleasedError",
     "WorkerCrashedError",

@@ -65,6 +65,18 @@ def check_timeout(value: Any, culprit: str) -> None:
         )
 
 
+def check_names(value: Any, name: str) -> None:
+    """Refuse what does not map names to values (None maps none).
+
+    Raises:
+        ConfigurationError: naming the argument.
+    """
+    if value is not None and not isinstance(value, Mapping):
+        raise ConfigurationError(
+            f"{name} must map names to values, not {value!r:.100}; write {name}={{'name': value}}", setting=name
+        )
+
+
 def _non_negative_seconds(_strategy: RetryStrategy, attribute: Attribute[Any], value: Any) -> None:
     if value is None and attribute.default is None:
         return

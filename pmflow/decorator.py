@@ -31,6 +31,7 @@ from attrs import evolve, fields
 from pmflow.base import BaseProcess
 from pmflow.config import ProcessConfig, ProcessId, ProcessType, RetryStrategy, id_text
 from pmflow.errors import ConfigurationError, did_you_mean, nearest
+from pmflow.hints import Hints
 from pmflow.results import ProcessMetadata, ProcessResult
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class _Function:
     __slots__ = (
         "coroutine",
         "function",
+        "hints",
         "name",
         "optional",
         "owner",
@@ -136,7 +138,7 @@ class _Function:
         wants = []
         self.positional: list[tuple[str, Any]] = []
         signature = _signature(function, self.name)
-        for parameter in signature.values():
+        for parameter in signature.parameters.values():
             if parameter.kind is parameter.VAR_POSITIONAL:
                 raise ConfigurationError(
                     f"'{self.name}' takes *{parameter.name}, which has no names to wire; "
@@ -152,7 +154,8 @@ class _Function:
             kind = _wanted_result(parameter.annotation, self.scope) or kind
             wants.append((parameter.name, parameter.name, kind))
         self.wants: tuple[Edge, ...] = tuple(wants)
-        self.optional = frozenset(name for name, each in signature.items() if each.default is not each.empty)
+        self.optional = frozenset(name for name, each in signature.parameters.items() if each.default is not each.empty)
+        self.hints = Hints.of(inner, signature, self.scope)
         self.places = {parameter: place for place, (parameter, _, _) in enumerate(wants)}
 
     @property
@@ -186,9 +189,9 @@ def _name(function: Any) -> str:
     return name if isinstance(name, str) else type(function).__name__
 
 
-def _signature(function: Callable[..., Any], name: str) -> Mapping[str, inspect.Parameter]:
+def _signature(function: Callable[..., Any], name: str) -> inspect.Signature:
     try:
-        return inspect.signature(function).parameters
+        return inspect.signature(function)
     except (ValueError, TypeError):
         raise ConfigurationError(
             f"'{name}' has no signature that Python can read, so its parameters are unknown; "

@@ -40,6 +40,7 @@ __all__ = [
     "ShutdownError",
     "ThreadsExhaustedError",
     "TransferError",
+    "TypeMismatchError",
     "ValidationError",
     "ValueReleasedError",
     "WorkerCrashedError",
@@ -95,6 +96,30 @@ class MissingDependencyError(GraphError):
 class DuplicateProcessError(GraphError):
     """Two processes of one id."""
 
+    places: tuple[str, str] = ("", "")
+
+
+class TypeMismatchError(GraphError):
+    """A parameter is annotated as one thing, and the function that feeds it as giving another.
+
+    The types are texts, the places those of the parameter's function and of the other one. Needs beartype, to be found.
+
+    >>> import pmflow
+    >>> @pmflow.process
+    ... def page() -> str: ...
+    >>> @pmflow.process
+    ... def half(page: float) -> float: ...
+    >>> try:
+    ...     pmflow.Graph([page, half])
+    ... except pmflow.TypeMismatchError as error:
+    ...     error.wanted, error.made
+    ('float', 'str')
+    """
+
+    parameter: str | None = None
+    source: str | None = None
+    wanted: str = ""
+    made: str = ""
     places: tuple[str, str] = ("", "")
 
 

@@ -7,18 +7,26 @@ when it is planned.
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from graphlib import CycleError as PathFound, TopologicalSorter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pmflow.base import BaseProcess
+from pmflow.config import check_names
 from pmflow.decorator import DEFAULT, RESULT, RESULT_LIST, VALUE, Edge, FunctionProcess
-from pmflow.errors import CycleError, DuplicateProcessError, GraphError
+from pmflow.errors import CycleError, DuplicateProcessError, GraphError, TypeMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Literal
+
+    from pmflow.config import ProcessType
+    from pmflow.decorator import Reference
+    from pmflow.engine.explanation import Explanation
+    from pmflow.engine.plan import Plan
+    from pmflow.hints import Mismatch
 
 __all__ = ["AFTER", "DEFAULT", "EACH", "RESULT", "RESULTS", "RESULT_LIST", "VALUE", "Edge", "Graph"]
 
@@ -31,6 +39,16 @@ EACH = 8  # added to a parameter's kind: of each element of its value
 def takes_result(kind: int) -> bool:
     """Whether an edge passes on the result itself, whatever it is: then a failure is handled there."""
     return kind & ~EACH in (RESULT, RESULT_LIST)
+
+
+_planner: list[Callable[..., Plan]] = []
+_explainer: list[Callable[..., Explanation]] = []
+
+
+def install_planner(planner: Callable[..., Plan], explainer: Callable[..., Explanation]) -> None:
+    """Say what plans and explains a graph, which is below what does."""
+    _planner[:] = [planner]
+    _explainer[:] = [explainer]
 
 
 class Graph:
@@ -46,6 +64,8 @@ class Graph:
         DuplicateProcessError: two processes of one id.
         CycleError: processes that wait for one another.
         GraphError: what is no process; an id that an element of a mapped process would have too.
+        TypeMismatchError: annotations on both ends of an edge do not agree; found where beartype is installed (the
+            extra ``typecheck``), and only where nothing speaks for them (see `pmflow.hints`).
 
     >>> from pmflow import process
     >>> page = process(lambda url: url.upper(), id="page")
@@ -91,6 +111,7 @@ class Graph:
             self._refuse_clashes()
             self._consumers: dict[str, list[str]] = {}
             self._order = self._sorted()
+        self._refuse_mismatches()
 
     def _refuse_clashes(self) -> None:
         mapped = {name for name in self.processes if settings_of(self.processes[name]).map_over}
@@ -154,6 +175,25 @@ class Graph:
             process_id=last,
         )
 
+    def _refuse_mismatches(self) -> None:
+        """Compare what functions say that they return with what those say that they take."""
+        processes = self.processes
+        for name, edges in self._edges.items():
+            process = processes[name]
+            if type(process) is not FunctionProcess or process._function.hints is None:  # noqa: SLF001 - for every edge
+                continue
+            for parameter, source, kind in edges:
+                other = processes.get(source)
+                if type(other) is not FunctionProcess or kind & ~EACH > DEFAULT:
+                    continue
+                made = other._function.hints  # noqa: SLF001
+                if made is None:
+                    continue
+                mapped, each = other._settings.map_over is not None, kind >= EACH  # noqa: SLF001
+                found = process._function.hints.mismatch(made, parameter, mapped=mapped, each=each)  # noqa: SLF001
+                if found is not None:
+                    raise _mismatch(found, process, parameter, other, each=each and not mapped)
+
     @property
     def dependencies(self) -> dict[str, tuple[str, ...]]:
         """Id to the ids of the processes it depends on."""
@@ -168,6 +208,76 @@ class Graph:
         """The ids of the processes that nothing depends on."""
         used = {source for edges in self._edges.values() for _, source, _ in edges}
         return tuple(name for name in self._edges if name not in used)
+
+    # A look before running
+
+    def plan(
+        self,
+        *,
+        targets: Reference | Iterable[Reference] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        overrides: Mapping[Any, Any] | None = None,
+        keep: Literal["all", "targets"] | None = None,
+        type: str | ProcessType | None = None,
+    ) -> Plan:
+        """Return what `run` would do with this graph; nothing runs. Its text says it: print it.
+
+        Args:
+            targets: one id or several; only they and their ancestors run. By default what nothing depends on.
+            inputs: name to value.
+            overrides: id to a value, or to a process that takes its place.
+            keep: ``"all"`` or ``"targets"``: whose data stays.
+            type: a strategy in place of every process's own.
+
+        Raises:
+            GraphError: the graph cannot run so.
+            ConfigurationError: an argument that cannot work.
+
+        >>> from pmflow import process
+        >>> page = process(lambda url: url.upper(), id="page", map_over={"url": "urls"}, timeout=5)
+        >>> words = process(lambda page: page[0].split(), id="words")
+        >>> other = process(lambda: 1, id="other")
+        >>> print(Graph([page, words, other]).plan(targets="words", inputs={"urls": ["a", "b"]}))
+        2 processes for 'words', the most urgent first
+          page   thread  timeout 5 s  url = each of input 'urls'
+          words  thread               page = list of 'page'
+        given: input 'urls'
+        not run:
+          other  not needed for the targets
+        """
+        check_names(inputs, "inputs")
+        check_names(overrides, "overrides")
+        return _planner[0](self, targets=targets, inputs=inputs, overrides=overrides, keep=keep, type=type)
+
+    def explain(
+        self,
+        process: Reference,
+        *,
+        inputs: Mapping[str, Any] | None = None,
+        overrides: Mapping[Any, Any] | None = None,
+    ) -> Explanation:
+        """Return where each parameter of a process gets its value. Its text says it: print it.
+
+        Args:
+            process: the process, or its id.
+            inputs: name to value, as `run` is to take them.
+            overrides: id to a value, or to a process that takes its place.
+
+        Raises:
+            InputError: there is no such process; an input or override that does not fit the graph.
+
+        >>> from pmflow import process
+        >>> page = process(lambda url: url.upper(), id="page", type="async")
+        >>> words = process(lambda page, at=" ", top=None: page.split(at), id="words", dependencies={"top": "tops"})
+        >>> print(Graph([page, words]).explain(words, inputs={"tops": 10}))
+        'words' (...) takes
+          page  from process 'page' (...)
+          at    its default
+          top   from input 'tops', as dependencies= says
+        """
+        check_names(inputs, "inputs")
+        check_names(overrides, "overrides")
+        return _explainer[0](self, process, inputs=inputs, overrides=overrides)
 
     # For the planner
 
@@ -282,6 +392,32 @@ def _edges(function: Any, sources: Iterable[tuple[str, str]], mapped: Mapping[st
     edges += [(name, source, VALUE) for name, source in given.items()]
     edges += [(name, source, EACH) for name, source in mapped.items() if name not in function.places]
     return edges
+
+
+def _mismatch(
+    found: Mismatch,
+    process: FunctionProcess[Any, Any, Any],
+    parameter: str,
+    other: FunctionProcess[Any, Any, Any],
+    *,
+    each: bool,
+) -> TypeMismatchError:
+    gives = f"the elements of '{other.id}' are" if each else f"'{other.id}' gives"
+    return TypeMismatchError(
+        f"'{process.id}' takes {parameter!r} as {found.wanted}, and {gives} {found.made}: see {_written(process)} and "
+        f"{_written(other)}; correct the annotation that is wrong (Any fits everything), or feed the parameter from "
+        f"elsewhere with dependencies=",
+        process_id=process.id,
+        parameter=parameter,
+        source=other.id,
+        wanted=found.wanted,
+        made=found.made,
+        places=(location(process), location(other)),
+    )
+
+
+def _written(process: FunctionProcess[Any, Any, Any]) -> str:
+    return f"the function {process._function.name} in {location(process)}"  # noqa: SLF001
 
 
 def _by_id(processes: Iterable[BaseProcess[Any]]) -> dict[str, BaseProcess[Any]]:

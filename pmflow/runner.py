@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from attrs import evolve, frozen
 
 from pmflow.base import BaseProcess, install_launcher
-from pmflow.config import check_timeout
+from pmflow.config import check_names, check_timeout
 from pmflow.decorator import FunctionProcess
+from pmflow.engine.explanation import Explanation
 from pmflow.engine.loops import Loop, NoLoop, current_loop, drive
 from pmflow.engine.plan import INLINE, LANES, STAGE, TASK, THREAD, WORKER, Plan
 from pmflow.engine.scheduler import Scheduler
@@ -37,7 +38,7 @@ from pmflow.executors.base import Session
 from pmflow.executors.inline import A_PASS, Inline, Tasks, in_user_code
 from pmflow.executors.pools import check_slots, thread_pool, worker_pool
 from pmflow.executors.threads import place_lent
-from pmflow.graph import Graph, location
+from pmflow.graph import Graph, install_planner, location
 from pmflow.lookup import Closed, caller, gathered
 from pmflow.outcomes import Failure
 from pmflow.results import SHOWN, ProcessResult, Run
@@ -207,11 +208,7 @@ _DEFAULTS: dict[str, Any] = {
 
 def _check(options: Mapping[str, Any], planning: Mapping[str, Any]) -> None:
     for name in ("inputs", "overrides"):
-        if not isinstance(planning[name], (Mapping, types.NoneType)):
-            raise ConfigurationError(
-                f"{name} must map names to values, not {planning[name]!r:.100}; write {name}={{'name': value}}",
-                setting=name,
-            )
+        check_names(planning[name], name)
     if options["on_error"] not in ("raise", "return"):
         raise ConfigurationError(
             f"on_error must be 'raise' or 'return', not {options['on_error']!r}", setting="on_error"
@@ -560,3 +557,4 @@ async def _launch(process: BaseProcess[Any], function: Callable[..., Any], input
 
 
 install_launcher(_launch)
+install_planner(Plan.of, Explanation.of)

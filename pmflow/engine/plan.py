@@ -100,7 +100,7 @@ _STRATEGIES = {
 
 
 class Plan:
-    """What will run. Made by `Plan.of`.
+    """What will run. Made by `Graph.plan`; ``print(plan)`` shows it.
 
     Attributes:
         nodes: id to `Node`, each after those it depends on.
@@ -110,17 +110,33 @@ class Plan:
         bound: id to parameter to value, of inputs.
         keep_all: whether every value is kept.
         aligned: mapped id to the mapped ids it goes along with, element by element.
+        inputs: the names of the inputs.
+        replaced: ids of processes in whose place others run.
+        processes: id to process, of the whole graph.
 
     >>> from pmflow import process
     >>> page = process(lambda url: url.upper(), id="page")
     >>> words = process(lambda page: page.split(), id="words")
     >>> other = process(lambda: 1, id="other")
-    >>> plan = Plan.of(Graph([page, words, other]), inputs={"url": "a b"}, targets="words")
+    >>> plan = Graph([page, words, other]).plan(inputs={"url": "a b"}, targets="words")
     >>> list(plan.nodes)
     ['page', 'words']
     """
 
-    __slots__ = ("_asks", "_beginning", "aligned", "asked", "bound", "given", "keep_all", "nodes", "targets")
+    __slots__ = (
+        "_asks",
+        "_beginning",
+        "aligned",
+        "asked",
+        "bound",
+        "given",
+        "inputs",
+        "keep_all",
+        "nodes",
+        "processes",
+        "replaced",
+        "targets",
+    )
 
     def __init__(
         self,
@@ -137,6 +153,9 @@ class Plan:
         self.given = given
         self.keep_all = keep_all
         self.bound: dict[str, dict[str, Any]] = {}
+        self.inputs: frozenset[str] = frozenset()
+        self.replaced: tuple[str, ...] = ()
+        self.processes: Mapping[str, BaseProcess[Any]] = {}
         self._asks = asks
         self.aligned = {
             name: tuple(
@@ -209,8 +228,10 @@ class Plan:
         chosen = None if targets is None else tuple(dict.fromkeys(id_texts(targets)))
         inputs = {str(name): value for name, value in (inputs or {}).items()}
         if overrides:
-            graph, given = _overridden(graph, overrides)
-            return cls._made(graph, inputs, given, chosen, keep, type, explain).filled(inputs)
+            graph, given = overridden(graph, overrides)
+            changed = cls._made(graph, inputs, given, chosen, keep, type, explain)
+            changed.replaced = tuple(name for name in map(id_text, overrides) if name not in given)
+            return changed.filled(inputs)
         key = (frozenset(inputs), chosen, keep, type)
         plan = graph.plans.get(key)
         if plan is None:
@@ -232,15 +253,17 @@ class Plan:
     ) -> Plan:
         for name in targets or ():
             if name not in graph.processes:
-                raise _unknown("a target", name, graph)
+                raise unknown("a target", name, graph)
         needed = graph.processes.keys() if targets is None else _ancestors(graph, targets, given)
         keep_all = (keep or ("all" if targets is None else "targets")) == "all"
         planner = _Planner(graph, inputs, given, needed, type, explain)
         with uncollected(len(needed)):
             nodes = {name: planner.node(name) for name in graph.order if name in needed}
-            _check_inputs(graph, inputs)
+            check_inputs(graph, inputs)
             _connect(nodes, graph.consumers)
-            return cls(nodes, graph.targets if targets is None else targets, given, planner.asks, keep_all=keep_all)
+            plan = cls(nodes, graph.targets if targets is None else targets, given, planner.asks, keep_all=keep_all)
+        plan.inputs, plan.processes = frozenset(inputs), graph.processes
+        return plan
 
     def frontier(self) -> Frontier:
         """Return the frontier of a run that begins."""
@@ -284,8 +307,18 @@ class Plan:
         aligned = self.aligned.get(node.id, ())
         return {source for _, source, _ in edges if source not in given and source not in aligned}
 
+    def asks(self, name: str) -> list[tuple[str, str]]:
+        """Return the parameters of a process that inputs feed, and the names of those."""
+        return [each for each in self._asks.get(name, ()) if each[1] in self.inputs]
+
     def __len__(self) -> int:
         return len(self.nodes)
+
+    def __str__(self) -> str:
+        """Say what will run, the most urgent first, and what of the graph will not, and why: of each the first 100."""
+        from pmflow.engine.outline import outline
+
+        return "\n".join(outline(self))
 
     def __repr__(self) -> str:
         return f"<Plan of {len(self):,} processes for {', '.join(self.targets[:10])}>"
@@ -294,14 +327,14 @@ class Plan:
 # Planning
 
 
-def _overridden(graph: Graph, overrides: Mapping[Any, Any]) -> tuple[Graph, dict[str, Any]]:
+def overridden(graph: Graph, overrides: Mapping[Any, Any]) -> tuple[Graph, dict[str, Any]]:
     """Return the graph with processes in place of processes, and the values that stand for others."""
     values: dict[str, Any] = {}
     processes: dict[str, BaseProcess[Any]] = {}
     for key, value in overrides.items():
         name = id_text(key)
         if name not in graph.processes:
-            raise _unknown("an override", name, graph)
+            raise unknown("an override", name, graph)
         if isinstance(value, BaseProcess):
             processes[name] = value
         else:
@@ -309,7 +342,8 @@ def _overridden(graph: Graph, overrides: Mapping[Any, Any]) -> tuple[Graph, dict
     return (graph.replaced(processes) if processes else graph), values
 
 
-def _unknown(what: str, name: str, graph: Graph) -> InputError:
+def unknown(what: str, name: str, graph: Graph) -> InputError:
+    """Return the error for a name that no process has, given as a target or the like."""
     suggestion = nearest(name, graph.processes)
     return InputError(
         f"no process is called {name!r}, which is given as {what}{did_you_mean(suggestion)}",
@@ -318,7 +352,7 @@ def _unknown(what: str, name: str, graph: Graph) -> InputError:
     )
 
 
-def _check_inputs(graph: Graph, inputs: Mapping[str, Any]) -> None:
+def check_inputs(graph: Graph, inputs: Mapping[str, Any]) -> None:
     """Refuse inputs that nothing asks for."""
     if not inputs:
         return
@@ -427,23 +461,16 @@ class _Planner:
         kept = []
         asks = []
         for edge in edges:
-            parameter, source, kind = edge
+            parameter, source, _ = edge
             if source in self.inputs and source not in self.graph.processes:
                 asks.append((parameter or source, source))
             elif source in self.needed:
                 kept.append(edge)
-            elif not self.optional(node, parameter, source, kind):
+            elif not has_default(node.process, edge):
                 raise self.missing(node, parameter, source)
         if asks:
             self.asks[node.id] = asks
         return tuple(kept)
-
-    @staticmethod
-    def optional(node: Node, parameter: str, source: str, kind: int) -> bool:
-        """Whether a parameter may keep its default; one that `dependencies` or `map_over` names may not."""
-        if kind >= EACH or parameter != source:
-            return False
-        return isinstance(node.process, FunctionProcess) and parameter in node.process._function.optional  # noqa: SLF001
 
     def missing(self, node: Node, parameter: str, source: str) -> MissingDependencyError:
         known = {name: None for name in (*self.graph.processes, *self.inputs) if name != node.id}
@@ -463,6 +490,14 @@ class _Planner:
             parameter=parameter or source,
             suggestion=suggestion,
         )
+
+
+def has_default(process: BaseProcess[Any], edge: Edge) -> bool:
+    """Whether a parameter may keep its default; one that `dependencies` or `map_over` names may not."""
+    parameter, source, kind = edge
+    if kind >= EACH or parameter != source:
+        return False
+    return isinstance(process, FunctionProcess) and parameter in process._function.optional  # noqa: SLF001
 
 
 def check_sequence(name: str, source: str, value: Any) -> None:
