@@ -14,7 +14,7 @@
 from pmflow.base import BaseProcess
 from pmflow.commands import command
 from pmflow.comparison import Comparison, compare
-from pmflow.config import ProcessConfig, ProcessId, ProcessType, RetryStrategy
+from pmflow.config import ProcessConfig, ProcessId, ProcessType, RetryStrategy, cross
 from pmflow.context import carry
 from pmflow.decorator import FunctionProcess, process
 from pmflow.engine.explanation import Explanation, ParameterOrigin
@@ -95,6 +95,7 @@ __all__ = [
     "command",
     "compare",
     "create_workflow",
+    "cross",
     "process",
     "run",
 ]

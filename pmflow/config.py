@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from attrs import Attribute, field, frozen
 
 from pmflow.errors import ConfigurationError
 
-__all__ = ["ProcessConfig", "ProcessId", "ProcessType", "RetryStrategy"]
+__all__ = ["ProcessConfig", "ProcessId", "ProcessType", "RetryStrategy", "cross"]
 
 
 class ProcessId(NamedTuple):
@@ -206,11 +206,21 @@ def id_texts(references: Any) -> tuple[str, ...]:
     return tuple(id_text(reference) for reference in references)
 
 
-def _source_map(value: Any) -> Mapping[str, str]:
-    return {parameter: id_text(source) for parameter, source in value.items()}
+def source_texts(source: Any) -> str | tuple[str, ...]:
+    """Return the key of a source; of a tuple of candidates the keys, if they are several."""
+    if not isinstance(source, (tuple, list)) or isinstance(source, ProcessId):
+        return id_text(source)
+    if not source:
+        raise ConfigurationError("a parameter needs one candidate at least, and these are none: ()")
+    candidates = id_texts(source)
+    return candidates if len(candidates) > 1 else candidates[0]
 
 
-def _dependencies(value: Any) -> tuple[str, ...] | Mapping[str, str]:
+def _source_map(value: Any) -> Mapping[str, str | tuple[str, ...]]:
+    return {parameter: source_texts(source) for parameter, source in value.items()}
+
+
+def _dependencies(value: Any) -> tuple[str, ...] | Mapping[str, str | tuple[str, ...]]:
     return _source_map(value) if isinstance(value, Mapping) else id_texts(value)
 
 
@@ -224,7 +234,49 @@ def _map_over(value: Any) -> Mapping[str, str] | None:
             f'map_over must name a parameter and its source, not {value!r}; write map_over={{"page": "pages"}}',
             setting="map_over",
         )
-    return _source_map(value)
+    if isinstance(value, cross):
+        return value
+    return {parameter: id_text(source) for parameter, source in value.items()}
+
+
+class cross(Mapping[str, str]):  # noqa: N801 - written like a function: map_over=cross(x="xs", y="ys")
+    """For ``map_over``: every element of one source with every element of the others, the last changing fastest.
+
+    Elements are in the order of `itertools.product`.
+
+    Args:
+        **sources: parameter to source, a string, a `ProcessId` or the process itself.
+
+    >>> import pmflow
+    >>> area = pmflow.process(lambda x, y: x * y, id="area", map_over=cross(x="xs", y="ys"))
+    >>> pmflow.run(area, inputs={"xs": [1, 2], "ys": [3, 4]}).value
+    [3, 4, 6, 8]
+    """
+
+    def __init__(self, **sources: Any) -> None:
+        if not sources:
+            raise ConfigurationError(
+                'cross() takes parameters and their sources: cross(x="xs", y="ys")', setting="map_over"
+            )
+        self._sources = {parameter: id_text(source) for parameter, source in sources.items()}
+
+    def __getitem__(self, parameter: str) -> str:
+        return self._sources[parameter]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, cross) and self._sources == other._sources
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._sources.items()))
+
+    def __repr__(self) -> str:
+        return f"cross({', '.join(f'{name}={source!r}' for name, source in self._sources.items())})"
 
 
 def _rules(value: Any) -> tuple[Callable[[Any], Any], ...]:
@@ -235,6 +287,47 @@ def _rules(value: Any) -> tuple[Callable[[Any], Any], ...]:
                 f"validation_rules must be callables that take the result, not {rule!r}", setting="validation_rules"
             )
     return rules
+
+
+class Nothing(Enum):
+    """What a setting is that was not given, where None is a value as good as others."""
+
+    NOTHING = "nothing"
+
+    def __repr__(self) -> str:
+        return "NOTHING"
+
+
+NOTHING = Nothing.NOTHING
+
+
+def _outputs(value: Any) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value)
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"outputs must be names, and not {name!r}", setting="outputs")
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"outputs must have different names, and not {names}", setting="outputs")
+    return names
+
+
+def _a_plain_callable(config: ProcessConfig, attribute: Attribute[Any], value: Any) -> None:
+    from inspect import iscoroutinefunction
+
+    if value is None:
+        return
+    if not callable(value) or iscoroutinefunction(value):
+        what = "a coroutine function, which nobody would await" if callable(value) else repr(value)
+        raise ConfigurationError(
+            f"process '{config.process_id}': {attribute.name} must be a plain function, not {what}",
+            process_id=str(config.process_id),
+            setting=attribute.name,
+        )
+
+
+def _a_fallback(config: ProcessConfig, attribute: Attribute[Any], value: Any) -> None:
+    if callable(value):
+        _a_plain_callable(config, attribute, value)
 
 
 def _checked_id(value: Any) -> str | ProcessId:
@@ -279,7 +372,10 @@ class ProcessConfig:
         dependencies: ids that a class-based process receives the results of; for a function, parameter to source.
         after: ids that must have ended well first; nothing is passed.
         map_over: parameter to source; the process runs once per element.
+        outputs: names for the elements of a returned tuple; each is a process of its own to all others.
         required: False: its failure gives no value instead of failing the run.
+        fallback: what stands in after the last attempt: a value, or a function of the exception.
+        when: a predicate on parameters of the function, asked when it could run; False: it has no value.
         validation_rules: called on the result, where it was made; one that raises or returns False fails the attempt.
 
     Raises:
@@ -295,8 +391,11 @@ class ProcessConfig:
     retry_strategy: RetryStrategy | None = field(default=None, converter=_retry_strategy)
     crash_retries: int = field(default=0, validator=_a_number)
     fail_fast: bool | None = field(default=None, validator=_a_flag)
-    dependencies: tuple[str, ...] | Mapping[str, str] = field(default=(), converter=_dependencies)
+    dependencies: tuple[str, ...] | Mapping[str, str | tuple[str, ...]] = field(default=(), converter=_dependencies)
     after: tuple[str, ...] = field(default=(), converter=id_texts)
     map_over: Mapping[str, str] | None = field(default=None, converter=_map_over)
+    outputs: tuple[str, ...] = field(default=(), converter=_outputs)
     required: bool = field(default=True, validator=_a_flag)
+    fallback: Any = field(default=NOTHING, validator=_a_fallback)
+    when: Callable[..., Any] | None = field(default=None, validator=_a_plain_callable)
     validation_rules: tuple[Callable[[Any], Any], ...] = field(default=(), converter=_rules)

@@ -11,7 +11,7 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -29,7 +29,7 @@ from typing import (
 from attrs import evolve, fields
 
 from pmflow.base import BaseProcess
-from pmflow.config import ProcessConfig, ProcessId, ProcessType, RetryStrategy, id_text
+from pmflow.config import ProcessConfig, ProcessId, ProcessType, RetryStrategy, source_texts
 from pmflow.errors import ConfigurationError, did_you_mean, nearest
 from pmflow.hints import Hints
 from pmflow.results import ProcessMetadata, ProcessResult
@@ -58,9 +58,12 @@ class Settings(TypedDict, total=False):
     timeout: float | None
     retries: int | RetryStrategy | None
     crash_retries: int
-    dependencies: Mapping[str, Reference]
+    dependencies: Mapping[str, Reference | tuple[Reference, ...]]
     after: Any
+    outputs: str | Sequence[str]
     required: bool
+    fallback: Any
+    when: Callable[..., Any] | None
     fail_fast: bool | None
     validation_rules: Any
 
@@ -175,6 +178,27 @@ class _Function:
                     setting=setting,
                 )
 
+    def asked_by(self, condition: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters that a condition names: from the values, or else the defaults of the function."""
+        asked = _signature(condition, "the condition").parameters
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in asked.values()):
+            return dict(values)
+        own = _signature(self.function, self.name).parameters
+        found = {name: values[name] for name in asked if name in values}
+        left = [name for name in asked if name not in found and name in self.optional]
+        return {**found, **{name: own[name].default for name in left}}
+
+    def check_candidates(self, culprit: str, sources: Mapping[str, Any]) -> None:
+        """Refuse candidates for a parameter that takes the results of all elements, of which there is one."""
+        for parameter, _, kind in self.wants:
+            if kind == RESULT_LIST and type(sources.get(parameter)) is tuple:
+                raise ConfigurationError(
+                    f"'{culprit}': {parameter!r} takes a list of results, and cannot have candidates; "
+                    f"annotate it as ProcessResult, or name one source",
+                    process_id=culprit,
+                    setting="dependencies",
+                )
+
 
 def _innermost(function: Any) -> Any:
     while isinstance(function, (functools.partial, types.MethodType)):
@@ -265,9 +289,16 @@ class FunctionProcess(BaseProcess[T], Generic[P, C, T]):  # noqa: D101 - it has 
         name = self._id = str(config.process_id)
         self._function = facts
         self._settings = config
-        sources: dict[str, str] = dict(config.dependencies)  # type: ignore[arg-type]  # a mapping: checked before
+        sources: dict[str, Any] = dict(config.dependencies)  # type: ignore[arg-type]  # a mapping: checked before
         facts.check(name, "dependencies", sources)
         facts.check(name, "map_over", config.map_over or {})
+        if config.when is not None:
+            asked = _signature(config.when, f"the condition of {name}").parameters
+            named = {
+                key: each for key, each in asked.items() if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
+            }
+            facts.check(name, "when", named)
+        facts.check_candidates(name, sources)
         self._sources = tuple(sources.items())
         both = [parameter for parameter, _ in self._sources if parameter in (config.map_over or {})]
         if both:
@@ -381,7 +412,7 @@ class FunctionProcess(BaseProcess[T], Generic[P, C, T]):  # noqa: D101 - it has 
                 sources = settings["dependencies"]
                 if not sources.keys() <= function.places.keys():
                     function.check(copy._id, "dependencies", sources)
-                copy._sources = tuple([(name, id_text(source)) for name, source in sources.items()])
+                copy._sources = tuple([(name, source_texts(source)) for name, source in sources.items()])
             return copy
         fields = {**_own_fields(self.config), **_config_settings(settings)}
         copy._set_up(self._function, fields)

@@ -17,6 +17,7 @@ from pmflow.base import BaseProcess
 from pmflow.config import check_names
 from pmflow.decorator import DEFAULT, RESULT, RESULT_LIST, VALUE, Edge, FunctionProcess
 from pmflow.errors import CycleError, DuplicateProcessError, GraphError, TypeMismatchError
+from pmflow.outputs import is_output, with_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,16 +29,30 @@ if TYPE_CHECKING:
     from pmflow.engine.plan import Plan
     from pmflow.hints import Mismatch
 
-__all__ = ["AFTER", "DEFAULT", "EACH", "RESULT", "RESULTS", "RESULT_LIST", "VALUE", "Edge", "Graph"]
+__all__ = [
+    "AFTER",
+    "DEFAULT",
+    "EACH",
+    "OR_ELSE",
+    "OR_ELSE_RESULT",
+    "RESULT",
+    "RESULTS",
+    "RESULT_LIST",
+    "VALUE",
+    "Edge",
+    "Graph",
+]
 
 # Further kinds of edges (the others are a parameter's own). A process needs of its source:
 RESULTS = 4  # of a class-based process: its ProcessResult among the `input_data`
 AFTER = 5  # only its good end
+OR_ELSE = 6  # its value; if it has none, the next edge of the same parameter is asked
+OR_ELSE_RESULT = 7  # its ProcessResult, if it has a value; the same
 EACH = 8  # added to a parameter's kind: of each element of its value
 
 
 def takes_result(kind: int) -> bool:
-    """Whether an edge passes on the result itself, whatever it is: then a failure is handled there."""
+    """Whether an edge passes on the result itself, whatever it is."""
     return kind & ~EACH in (RESULT, RESULT_LIST)
 
 
@@ -49,6 +64,11 @@ def install_planner(planner: Callable[..., Plan], explainer: Callable[..., Expla
     """Say what plans and explains a graph, which is below what does."""
     _planner[:] = [planner]
     _explainer[:] = [explainer]
+
+
+def forgives(kind: int) -> bool:
+    """Whether a failure is handled at this edge: it passes on the result, or another candidate is asked."""
+    return takes_result(kind) or kind in (OR_ELSE, OR_ELSE_RESULT)
 
 
 class Graph:
@@ -375,21 +395,21 @@ def _edges_of_function(process: FunctionProcess[Any, Any, Any]) -> Sequence[Edge
         return function.wants
     if mapped is None and len(sources) == len(function.wants) == 1:
         ((name, source),) = sources
-        return (
-            ((name, source, function.wants[0][2]),) if name == function.wants[0][0] else _edges(function, sources, {})
-        )
+        if name == function.wants[0][0] and type(source) is str:
+            return ((name, source, function.wants[0][2]),)
     return _edges(function, sources, mapped or {})
 
 
-def _edges(function: Any, sources: Iterable[tuple[str, str]], mapped: Mapping[str, str]) -> list[Edge]:
+def _edges(function: Any, sources: Iterable[tuple[str, Any]], mapped: Mapping[str, str]) -> list[Edge]:
     given = dict(sources)
     edges: list[Edge] = []
     for name, _, kind in function.wants:
         if name in mapped:
             edges.append((name, mapped[name], EACH + kind))
         else:
-            edges.append((name, given.pop(name, name), kind))
-    edges += [(name, source, VALUE) for name, source in given.items()]
+            edges += _candidates(name, given.pop(name, name), kind)
+    for name, source in given.items():
+        edges += _candidates(name, source, VALUE)
     edges += [(name, source, EACH) for name, source in mapped.items() if name not in function.places]
     return edges
 
@@ -420,9 +440,18 @@ def _written(process: FunctionProcess[Any, Any, Any]) -> str:
     return f"the function {process._function.name} in {location(process)}"  # noqa: SLF001
 
 
+def _candidates(parameter: str, source: Any, kind: int) -> Iterator[Edge]:
+    """Return an edge to each candidate for a parameter, of which there is one as a rule."""
+    if type(source) is tuple:
+        *others, source = source
+        for other in others:
+            yield parameter, other, OR_ELSE_RESULT if kind == RESULT else OR_ELSE
+    yield parameter, source, kind
+
+
 def _by_id(processes: Iterable[BaseProcess[Any]]) -> dict[str, BaseProcess[Any]]:
     found: dict[str, BaseProcess[Any]] = {}
-    for process in processes:
+    for process in with_outputs(processes):
         if not isinstance(process, BaseProcess):  # pyright: ignore[reportUnnecessaryIsInstance] - not every caller is checked
             raise GraphError(f"a graph is made of processes, and {process!r} is none; decorate it with @process")
         known = found.setdefault(process.id, process)
@@ -445,6 +474,8 @@ def _same(one: BaseProcess[Any], other: BaseProcess[Any]) -> bool:
 
 def location(process: BaseProcess[Any]) -> str:
     """Return the file and the line where a process is written."""
+    if is_output(process):
+        return location(process.__wrapped__.producer)  # type: ignore[attr-defined]
     if isinstance(process, FunctionProcess):
         return process._function.location  # noqa: SLF001
     entry = getattr(process.entry, "__func__", None)

@@ -16,7 +16,7 @@ from pmflow.base import BaseProcess
 from pmflow.config import id_text
 from pmflow.decorator import FunctionProcess
 from pmflow.errors import DuplicateProcessError, GraphError
-from pmflow.graph import Graph, edges_of, location
+from pmflow.graph import Graph, edges_of, location, settings_of
 
 COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 
@@ -88,7 +88,8 @@ class _Scope:
         self._found: dict[str, list[tuple[str, BaseProcess[Any]]]] = {}
         for name, value in list(names.items()):
             if isinstance(value, BaseProcess):
-                self._found.setdefault(value.id, []).append((name, value))
+                for key in produced(value):
+                    self._found.setdefault(key, []).append((name, value))
 
     def get(self, key: str) -> BaseProcess[Any] | None:
         """Return the process of an id; of several the one whose variable is called so."""
@@ -108,7 +109,8 @@ class _Scope:
 
     def all(self) -> list[BaseProcess[Any]]:
         """Return every process once."""
-        return [process for key in self._found if (process := self.get(key)) is not None]
+        found = [process for key in self._found if (process := self.get(key)) is not None]
+        return list({id(process): process for process in found}.values())
 
 
 class _Search:
@@ -120,7 +122,7 @@ class _Search:
         self._scopes: dict[int, _Scope] = {}
         self._outer = scopes
         self.found: dict[int, BaseProcess[Any]] = {id(process): process for process in given}
-        names = {process.id: process for process in given}
+        names = {key: process for process in given for key in produced(process)}
         chosen = set(names)  # what is given is what is meant, whatever modules have
         replaced = {id_text(key): value for key, value in overrides.items()}
         waiting = [replaced.get(process.id, process) for process in given]
@@ -136,7 +138,7 @@ class _Search:
                     continue
                 self.found[id(needed)] = needed  # two of one id are refused by the graph
                 if source not in names:
-                    names[source] = needed
+                    names.update(dict.fromkeys(produced(needed), needed))
                     waiting.append(replaced.get(source, needed))
 
     def _look_up(self, process: BaseProcess[Any], name: str) -> BaseProcess[Any] | None:
@@ -148,6 +150,11 @@ class _Search:
             if found is not None:
                 return found
         return None
+
+
+def produced(process: BaseProcess[Any]) -> Iterable[str]:
+    """Return the names under which others find a process: its id, and those of its outputs."""
+    return process.id, *settings_of(process).outputs
 
 
 def module_of(process: BaseProcess[Any]) -> Mapping[str, Any]:

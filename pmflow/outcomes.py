@@ -82,6 +82,19 @@ Note = tuple[int, str | None, bool] | tuple[int, str | None, bool, float, int]
 FIRST: Note = (1, None, True)
 
 
+class Substitute(tuple[Any, ...]):  # noqa: SLOT001 - a tuple can have no slots
+    """The note of a value that stands in for that of a call that failed; ``exception`` is its failure."""
+
+    exception: BaseException
+
+    def __reduce__(self) -> Any:
+        """Travel without an exception that cannot; its type and text stay."""
+        exception = self.exception
+        if not travels(exception):
+            exception = ProcessError(f"{type(exception).__name__}: {text_of(exception)}")
+        return Substitute, (tuple(self),), {"exception": exception}
+
+
 class Success:
     """The call returned ``value``, or a handle of it; ``note``: see `Note`."""
 

@@ -34,6 +34,8 @@ from pmflow.outcomes import (
     Outcome,
     ProcessState,
     Skipped,
+    Substitute,
+    Success,
     began,
     state_of,
     traceback_text,
@@ -135,6 +137,7 @@ class ProcessResult(Generic[T]):
         worker: the name of the thread, or the process number of the worker, that ran it.
         cpu_time: seconds that the last attempt took of the cores, in a worker.
         peak_memory: the most memory that the worker held during it, in bytes.
+        fallback: whether the data is the fallback of a process whose last attempt failed, with ``exception``.
 
     >>> now = datetime.now(timezone.utc)
     >>> ProcessResult(success=True, data=3, execution_time=0.5, start_time=now, end_time=now).unwrap()
@@ -160,6 +163,7 @@ class ProcessResult(Generic[T]):
     worker: str | None = None
     cpu_time: float | None = None
     peak_memory: int | None = None
+    fallback: bool = False
 
     @property
     def data(self) -> T:
@@ -236,6 +240,7 @@ class ProcessResult(Generic[T]):
             "error": self.error,
             "traceback": self.traceback,
             "reason": self.reason,
+            "fallback": self.fallback,
         }
 
     def __repr__(self) -> str:
@@ -312,6 +317,10 @@ def _value(_key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) -
     return value
 
 
+def _stands_in(outcome: Outcome) -> bool:
+    return type(outcome) is Success and type(outcome.note) is Substitute
+
+
 def _error(key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) -> str | None:
     if isinstance(outcome, Failure):
         return text_of(outcome.exception)
@@ -343,7 +352,9 @@ _DERIVED: dict[str, Callable[[str, Outcome, ProcessType, Clock], Any]] = {
     "error_message": _error,
     "process_id": lambda key, _outcome, _strategy, _clock: key,
     "state": lambda _key, outcome, _strategy, _clock: state_of(outcome),
-    "exception": lambda _key, outcome, _strategy, _clock: getattr(outcome, "exception", None),
+    "exception": lambda _key, outcome, _strategy, _clock: getattr(
+        outcome.note if type(outcome) is Success else outcome, "exception", None
+    ),
     "traceback": _traceback,
     "attempts": lambda _key, outcome, _strategy, _clock: getattr(outcome, "attempts", int(type(outcome) is Mapped)),
     "stopped": lambda _key, outcome, _strategy, _clock: getattr(outcome, "stopped", True),
@@ -352,6 +363,7 @@ _DERIVED: dict[str, Callable[[str, Outcome, ProcessType, Clock], Any]] = {
     "worker": lambda _key, outcome, _strategy, _clock: getattr(outcome, "worker", None),
     "cpu_time": lambda _key, outcome, _strategy, _clock: (getattr(outcome, "usage", None) or (None, None))[0],
     "peak_memory": lambda _key, outcome, _strategy, _clock: (getattr(outcome, "usage", None) or (None, None))[1],
+    "fallback": lambda _key, outcome, _strategy, _clock: _stands_in(outcome),
 }
 
 

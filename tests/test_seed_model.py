@@ -28,6 +28,7 @@ from pmflow import (
     create_workflow,
     process,
 )
+from pmflow.config import NOTHING
 from pmflow.errors import (
     ConfigurationError,
     CycleError,
@@ -95,6 +96,9 @@ def test_config_fields() -> None:
         "after": (),
         "map_over": None,
         "required": True,
+        "outputs": (),
+        "fallback": NOTHING,
+        "when": None,
         "validation_rules": (),
     }
 

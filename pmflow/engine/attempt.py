@@ -11,8 +11,20 @@ from typing import Any, Protocol
 from pmflow.decorator import FunctionProcess
 from pmflow.engine.plan import Node
 from pmflow.errors import ProcessError, ProcessTimeoutError, ValidationError, text_of
-from pmflow.graph import AFTER, DEFAULT, EACH, RESULT, RESULT_LIST, RESULTS, VALUE, takes_result
-from pmflow.outcomes import Failure, Mapped, Outcome, ProcessState, Skipped, Success
+from pmflow.graph import (
+    AFTER,
+    DEFAULT,
+    EACH,
+    OR_ELSE,
+    OR_ELSE_RESULT,
+    RESULT,
+    RESULT_LIST,
+    RESULTS,
+    VALUE,
+    takes_result,
+)
+from pmflow.outcomes import Failure, Mapped, Outcome, ProcessState, Skipped, Success, opened
+from pmflow.outputs import Arity
 from pmflow.results import ProcessResult
 
 Arguments = tuple[Sequence[Any], Mapping[str, Any]]
@@ -46,10 +58,16 @@ def bind(node: Node, known: Known, now: float, *, skip: str | None = None) -> di
     values: dict[str, Any] = dict(known.bound.get(node.id, EMPTY))
     refused: Skipped | None = None
     outcomes = known.outcomes
+    chosen: set[str] | None = None
     for parameter, source, kind in node.edges:
-        if kind >= EACH or source == skip:
+        if kind >= EACH or source == skip or (chosen is not None and parameter in chosen):
             continue
         outcome = outcomes[source]
+        if kind >= OR_ELSE:
+            if not why(source, outcome)[1]:
+                values[parameter] = known.result(source) if kind == OR_ELSE_RESULT else outcome.value  # type: ignore[union-attr]
+                chosen = {*(chosen or ()), parameter}
+            continue
         if type(outcome) is Success and kind <= DEFAULT:
             values[parameter] = outcome.value
             continue
@@ -154,6 +172,23 @@ def _by_position(positional: Sequence[tuple[str, Any]], values: dict[str, Any]) 
     return [values.pop(name, default) for name, default in positional[: last + 1]]
 
 
+def holds(node: Node, values: dict[str, Any]) -> bool:
+    """Ask the condition of a process, if it has one, with the parameters that it names.
+
+    Raises:
+        Exception: whatever it raises.
+    """
+    condition = node.settings.when
+    if condition is None:
+        return True
+    process = node.process
+    if type(process) is not FunctionProcess:
+        args, kwargs = arguments(node, values)
+        return bool(condition(*args, **kwargs))
+    asked = process._function.asked_by(condition, values)  # noqa: SLF001 - where the defaults are known
+    return bool(condition(**{name: opened(value) for name, value in asked.items()}))
+
+
 def feed(node: Node) -> str | int | None:
     """Say where a link takes the value of the link before: a parameter, a position, or nowhere."""
     parameter, _, kind = node.edges[0]
@@ -214,6 +249,8 @@ def function_of(node: Node) -> Callable[..., Any]:
     """Return what an executor calls."""
     entry = node.process.entry
     rules = node.settings.validation_rules
+    if node.settings.outputs:
+        rules = (Arity(node.settings.outputs), *rules)
     return Checked(entry, rules, node.id) if rules else entry
 
 

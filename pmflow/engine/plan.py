@@ -15,11 +15,25 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from pmflow.base import BaseProcess
-from pmflow.config import ProcessType, id_text, id_texts, process_type
+from pmflow.config import ProcessType, cross, id_text, id_texts, process_type
 from pmflow.decorator import FunctionProcess
 from pmflow.engine.frontier import Frontier, Place, Priority
 from pmflow.errors import ConfigurationError, InputError, MissingDependencyError, did_you_mean, nearest
-from pmflow.graph import AFTER, DEFAULT, EACH, RESULT, VALUE, Edge, Graph, settings_of, takes_result, uncollected
+from pmflow.graph import (
+    AFTER,
+    DEFAULT,
+    EACH,
+    OR_ELSE,
+    OR_ELSE_RESULT,
+    RESULT,
+    VALUE,
+    Edge,
+    Graph,
+    forgives,
+    settings_of,
+    uncollected,
+)
+from pmflow.outputs import is_output
 
 __all__ = ["Plan"]
 
@@ -109,6 +123,7 @@ class Plan:
         given: id to value, of overridden processes: they do not run.
         bound: id to parameter to value, of inputs.
         keep_all: whether every value is kept.
+        conditional: whether any process has a condition.
         aligned: mapped id to the mapped ids it goes along with, element by element.
         inputs: the names of the inputs.
         replaced: ids of processes in whose place others run.
@@ -129,6 +144,7 @@ class Plan:
         "aligned",
         "asked",
         "bound",
+        "conditional",
         "given",
         "inputs",
         "keep_all",
@@ -152,6 +168,7 @@ class Plan:
         self.asked = frozenset(targets)
         self.given = given
         self.keep_all = keep_all
+        self.conditional = any(node.settings.when is not None for node in nodes.values())
         self.bound: dict[str, dict[str, Any]] = {}
         self.inputs: frozenset[str] = frozenset()
         self.replaced: tuple[str, ...] = ()
@@ -166,8 +183,9 @@ class Plan:
                 )
             )
             for name, node in nodes.items()
-            if node.mapped
+            if node.mapped and type(node.settings.map_over) is not cross
         }
+        self.aligned.update((name, ()) for name, node in nodes.items() if node.mapped and name not in self.aligned)
         _contract(self)
         _separate(self)
         _settle_values(self)
@@ -254,7 +272,7 @@ class Plan:
         for name in targets or ():
             if name not in graph.processes:
                 raise unknown("a target", name, graph)
-        needed = graph.processes.keys() if targets is None else _ancestors(graph, targets, given)
+        needed = graph.processes.keys() if targets is None else _ancestors(graph, targets, given, inputs)
         keep_all = (keep or ("all" if targets is None else "targets")) == "all"
         planner = _Planner(graph, inputs, given, needed, type, explain)
         with uncollected(len(needed)):
@@ -289,8 +307,9 @@ class Plan:
                 dependencies[name] = (nodes[edges[0][1]].unit,)
             else:
                 dependencies[name] = [nodes[source].unit for source in self.waits_for(node)]
-            for _, source, kind in edges:
-                if kind >= RESULT and takes_result(kind):
+            chosen = {parameter for parameter, _, kind in edges if kind in (OR_ELSE, OR_ELSE_RESULT)}
+            for parameter, source, kind in edges:
+                if (kind >= RESULT and forgives(kind)) or parameter in chosen:  # of the last candidate, too
                     lenient.setdefault(name, set()).add(nodes[source].unit)
         return Frontier.prepared(
             dependencies,
@@ -378,7 +397,23 @@ def check_inputs(graph: Graph, inputs: Mapping[str, Any]) -> None:
             )
 
 
-def _ancestors(graph: Graph, targets: Iterable[str], given: Mapping[str, Any]) -> set[str]:
+def reached(edges: Sequence[Edge], inputs: Collection[str], graph: Graph) -> Sequence[Edge]:
+    """Return edges without the candidates behind one that is an input, which always has a value."""
+    if not inputs or all(kind not in (OR_ELSE, OR_ELSE_RESULT) for _, _, kind in edges):
+        return edges
+    found: list[Edge] = []
+    settled: set[str] = set()
+    for edge in edges:
+        parameter, source, kind = edge
+        if parameter in settled:
+            continue
+        found.append(edge)
+        if kind in (OR_ELSE, OR_ELSE_RESULT) and source in inputs and source not in graph.processes:
+            settled.add(parameter)
+    return found
+
+
+def _ancestors(graph: Graph, targets: Iterable[str], given: Mapping[str, Any], inputs: Collection[str]) -> set[str]:
     needed: set[str] = set()
     waiting = list(targets)
     processes = graph.processes
@@ -387,8 +422,9 @@ def _ancestors(graph: Graph, targets: Iterable[str], given: Mapping[str, Any]) -
         if name in needed:
             continue
         needed.add(name)
+        needed.update(output for output in settings_of(processes[name]).outputs if output in processes)
         if name not in given:
-            waiting += [source for _, source, _ in graph.edges[name] if source in processes]
+            waiting += [source for _, source, _ in reached(graph.edges[name], inputs, graph) if source in processes]
     return needed
 
 
@@ -449,7 +485,7 @@ class _Planner:
         return known
 
     def _lane(self, process: BaseProcess[Any]) -> str:
-        strategy = process.strategy if self.type is None else self.type
+        strategy = process.strategy if self.type is None or is_output(process) else self.type
         if strategy is ProcessType.THREAD:
             return THREAD
         if strategy is ProcessType.PROCESS:
@@ -460,7 +496,7 @@ class _Planner:
         """Return the edges to other processes; inputs become given values, defaults are left out."""
         kept = []
         asks = []
-        for edge in edges:
+        for edge in reached(edges, self.inputs, self.graph):
             parameter, source, _ = edge
             if source in self.inputs and source not in self.graph.processes:
                 asks.append((parameter or source, source))
@@ -544,15 +580,23 @@ def _connect(nodes: dict[str, Node], consumers: Mapping[str, list[str]]) -> None
             node.consumers = names
     for node in nodes.values():
         for _, source, kind in node.edges:
-            if kind >= RESULT and takes_result(kind) and nodes[source].required:
+            if kind < RESULT or not forgives(kind):
+                continue
+            while is_output(nodes[source].process) and nodes[source].edges:
+                source = nodes[source].edges[0][1]  # noqa: PLW2901 - it is the failure of that one which is handled
+            if nodes[source].required:
                 nodes[source].required = not _handled(nodes, source)
 
 
 def _handled(nodes: Mapping[str, Node], source: str) -> bool:
-    """Whether every consumer takes the result itself, whatever it is."""
-    return all(
-        takes_result(kind)
-        for name in nodes[source].consumers
+    """Whether every consumer handles its failure: takes the result itself, or has another candidate.
+
+    An output only hands on: what consumes it has to.
+    """
+    consumers = nodes[source].consumers
+    return bool(consumers) and all(
+        forgives(kind) or (is_output(nodes[name].process) and _handled(nodes, name))
+        for name in consumers
         for _, wanted, kind in nodes[name].edges
         if wanted == source
     )
@@ -570,8 +614,8 @@ def _contract(plan: Plan) -> None:
         before = nodes[source]
         if before.lane is not node.lane or len(before.consumers) != 1:
             continue
-        if type(before.process) is not FunctionProcess:
-            continue  # what its `execute` returns may be a result, to be opened
+        if type(before.process) is not FunctionProcess or node.settings.when is not None:
+            continue  # what its `execute` returns may be a result, to be opened; it may not have to run at all
         if kind not in (VALUE, DEFAULT, AFTER) or before.mapped or source in given or name in given:
             continue
         links = length.get(before.unit, 1)
@@ -624,8 +668,8 @@ def wanted(nodes: Mapping[str, Node], node: Node) -> int:
 
 
 def _opens(plan: Plan, node: Node, consumer: Node) -> bool:
-    """Whether a consumer needs the value itself: where it runs, or to know how many elements it has."""
-    if WORKER not in consumer.lane:
+    """Whether a consumer needs the value itself: where it runs, to decide whether, or to know how often."""
+    if WORKER not in consumer.lane or consumer.settings.when is not None:
         return True
     return any(
         source == node.id and kind >= EACH and source not in plan.aligned.get(consumer.id, ())

@@ -32,6 +32,7 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any
 
+from pmflow.config import NOTHING, cross
 from pmflow.decorator import FunctionProcess
 from pmflow.engine.attempt import (
     EMPTY,
@@ -42,6 +43,7 @@ from pmflow.engine.attempt import (
     bind_element,
     feed,
     function_of,
+    holds,
     timed_out,
     unwrapped,
     why,
@@ -50,8 +52,19 @@ from pmflow.engine.loops import Loop
 from pmflow.engine.plan import ELEMENT, INLINE, LANES, SOME, STAGE, TASK, Node, Plan, check_sequence, wanted
 from pmflow.errors import InputError, ProcessError, WorkerCrashedError
 from pmflow.executors.base import Began, Call, Errand, Logged, Sealed, Session, Stopped
-from pmflow.graph import AFTER, EACH, takes_result
-from pmflow.outcomes import RELEASED, Cancelled, Failure, Handle, Mapped, Outcome, ProcessState, Skipped, Success
+from pmflow.graph import AFTER, EACH, forgives
+from pmflow.outcomes import (
+    RELEASED,
+    Cancelled,
+    Failure,
+    Handle,
+    Mapped,
+    Outcome,
+    ProcessState,
+    Skipped,
+    Substitute,
+    Success,
+)
 from pmflow.results import Clock, ProcessResult, result_of
 
 AGAIN = 0.25
@@ -246,13 +259,15 @@ class Scheduler:
         if node.mapped:
             self._open(node)
             return
-        if not node.edges and node.id not in self.bound:
+        if not node.edges and node.id not in self.bound and not self.plan.conditional:
             args, kwargs = NONE, EMPTY
         else:
             values = bind(node, self, 0.0)
             if type(values) is Skipped:
                 values.ended = perf_counter()
                 self._ends.append((node, node.id, values))
+                return
+            if self.plan.conditional and self._is_out(node, node.id, values):
                 return
             args, kwargs = arguments(node, values)  # type: ignore[arg-type]  # faster than isinstance
         call = self._call(node, node.id, node.id, args, kwargs)
@@ -271,7 +286,8 @@ class Scheduler:
             link = link.next
 
     def _call(self, node: Node, key: Key, label: str, args: Any, kwargs: Any) -> Call:
-        function = self._checked(node) if node.settings.validation_rules else node.process.entry
+        settings = node.settings
+        function = self._checked(node) if settings.validation_rules or settings.outputs else node.process.entry
         call = Call(key, label, function, args, kwargs, None, node.priority, self._context)
         if self._emit is not None:
             call.observed = True
@@ -314,6 +330,8 @@ class Scheduler:
                         self._ends.append((node, node.id, Skipped(reason, perf_counter(), failed=failed)))
                         return
                     sequences[parameter] = self._sequence(node.id, source, outcome.value)  # type: ignore[union-attr]
+            if type(mapped) is cross:
+                sequences = crossed(sequences, mapped)
             same_length(node, {name: len(each) for name, each in sequences.items()})
         except Exception as error:  # noqa: BLE001 - an iterable may raise anything
             self._fail(node, node.id, error)
@@ -349,8 +367,22 @@ class Scheduler:
             values.ended = perf_counter()
             self._ends.append((node, key, values))
             return
+        if self.plan.conditional and self._is_out(node, key, values):
+            return
         args, kwargs = arguments(node, values)
         self._submit(node, self._call(node, key, f"{name}_{index}", args, kwargs))
+
+    def _is_out(self, node: Node, key: Key, values: Any) -> bool:
+        """Ask the condition of a process; if it says no, or raises, that is its end."""
+        try:
+            if holds(node, values):
+                return False
+        except Exception as error:  # noqa: BLE001 - a condition is the user's
+            self._fail(node, key, error)
+            return True
+        condition = getattr(node.settings.when, "__name__", None) or repr(node.settings.when)
+        self._ends.append((node, key, Skipped(f"its condition ({condition}) says no", perf_counter(), failed=False)))
+        return True
 
     def _fail(self, node: Node, key: Key, error: Exception) -> None:
         """End what could not begin."""
@@ -472,8 +504,24 @@ class Scheduler:
                 self._tell("process_retrying", call.label, ProcessState.RETRYING, failure.ended, call.attempt, result)
             self._set_timer(delay, self._retry, key)
             return
-        self._ends.append((node, key, failure))
+        self._ends.append((node, key, self._stand_in(node, failure)))
         self._record_ends()
+
+    def _stand_in(self, node: Node, failure: Failure) -> Failure | Success:
+        """Return the end of a process whose last attempt has failed: its fallback, if it has one."""
+        fallback = node.settings.fallback
+        if fallback is NOTHING or self.stopped_by is not None:
+            return failure
+        try:
+            value = fallback(failure.exception) if callable(fallback) else fallback
+        except Exception as error:  # noqa: BLE001 - a fallback is the user's
+            error.__context__ = failure.exception
+            failure.exception = error
+            failure.traceback = None
+            return failure
+        note = Substitute((failure.attempts, failure.worker, failure.stopped, *(failure.usage or ())))
+        note.exception = failure.exception
+        return Success(value, failure.started, failure.ended, note)
 
     @staticmethod
     def _delay(node: Node, call: Call, exception: BaseException) -> float | None:
@@ -518,7 +566,8 @@ class Scheduler:
             self._release(node)
         following = node.next
         if following is not None:
-            if type(outcome) is not Success and self.stopped_by is None:
+            # A link that did not succeed has ended its chain in the executor.
+            if (type(outcome) is not Success or type(outcome.note) is Substitute) and self.stopped_by is None:
                 self._begin(following)
             return
         if node.mapped and type(outcome) is not Mapped and not self.elements.get(name):
@@ -646,7 +695,7 @@ class Scheduler:
                 self._give_up_elements(node, now)
                 continue
             end = _given_up(
-                [(source, self.outcomes[source]) for _, source, kind in node.edges if not takes_result(kind)], now
+                [(source, self.outcomes[source]) for _, source, kind in node.edges if not forgives(kind)], now
             )
             self.outcomes[name] = end
             if self._emit is not None:
@@ -667,7 +716,7 @@ class Scheduler:
                 sources = [
                     (f"{source}_{index}", self.elements[source][index])
                     for _, source, kind in node.edges
-                    if kind >= EACH and source in self.plan.aligned[name] and not takes_result(kind)
+                    if kind >= EACH and source in self.plan.aligned[name] and not forgives(kind)
                 ]
                 elements[index] = ended = _given_up(sources, now)
                 if self._emit is not None:
@@ -808,6 +857,19 @@ def sequence(name: str, source: str, value: Any) -> list[Any]:
     except InputError as error:
         raise ProcessError(str(error), process_id=name) from None
     return list(value)
+
+
+def crossed(sequences: Mapping[str, list[Any]], order: Iterable[str]) -> dict[str, list[Any]]:
+    """Return sequences of one length, which go over every combination: the last in the order changes fastest.
+
+    >>> crossed({"x": [1, 2], "y": ["a", "b"]}, ["x", "y"])
+    {'x': [1, 1, 2, 2], 'y': ['a', 'b', 'a', 'b']}
+    """
+    from itertools import product
+
+    names = list(order)
+    columns = list(zip(*product(*(sequences[name] for name in names)), strict=True)) or [()] * len(names)
+    return {name: list(column) for name, column in zip(names, columns, strict=True)}
 
 
 def same_length(node: Node, lengths: Mapping[str, int]) -> None:
