@@ -210,10 +210,12 @@ def source_texts(source: Any) -> str | tuple[str, ...]:
     """Return the key of a source; of a tuple of candidates the keys, if they are several."""
     if not isinstance(source, (tuple, list)) or isinstance(source, ProcessId):
         return id_text(source)
-    if not source:
-        raise ConfigurationError("a parameter needs one candidate at least, and these are none: ()")
     candidates = id_texts(source)
-    return candidates if len(candidates) > 1 else candidates[0]
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
+        raise ConfigurationError("a parameter needs one candidate at least, and these are none: ()")
+    return candidates
 
 
 def _source_map(value: Any) -> Mapping[str, str | tuple[str, ...]]:

@@ -329,3 +329,21 @@ def test_a_long_explanation_is_bounded() -> None:
     explanation = graph.explain("all")
     lines = str(explanation).splitlines()
     assert (len(explanation.parameters), len(lines), lines[-1]) == (10_000, 102, "  ... and 9,900 more")
+
+
+def test_a_plan_says_conditions_fallbacks_candidates_and_outputs() -> None:
+    """Each where it is: with the settings of a process, and with what it needs."""
+    pair = process(lambda: (1, 2), id="pair", outputs=("a", "b"), fallback=(0, 0))
+    tuned = process(lambda a: a, id="tuned", when=lambda a: a > 1)
+    it = process(lambda model: model, id="it", dependencies={"model": ("tuned", "b")})
+    text = str(Graph([pair, tuned, it]).plan())
+    rows = {line.split()[0]: " ".join(line.split()) for line in text.splitlines()[1:]}
+    assert rows["pair"] == "pair thread fallback"
+    assert rows["a"] == "a async, inline value = 'pair'"
+    assert rows["tuned"] == "tuned thread on a condition, not required a = 'a'"
+    assert rows["it"] == "it thread model = 'tuned' if it has a value, else, model = 'b'"
+    explained = Graph([pair, tuned, it]).explain("it").parameters
+    assert [(each.parameter, each.source, each.kind) for each in explained] == [
+        ("model", "tuned", "process"),
+        ("model", "b", "process"),
+    ]

@@ -10,8 +10,8 @@ from heapq import heapify, heappop, heappush
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from pmflow.config import ProcessType
-from pmflow.graph import AFTER, EACH, edges_of, location, takes_result
+from pmflow.config import NOTHING, ProcessType
+from pmflow.graph import AFTER, EACH, OR_ELSE, OR_ELSE_RESULT, edges_of, location, takes_result
 
 if TYPE_CHECKING:
     from pmflow.engine.frontier import Priority
@@ -93,6 +93,10 @@ def _settings(node: Node) -> Iterator[str]:
     for count, what in ((retries, "retr"), (settings.crash_retries, "crash retr")):
         if count:
             yield f"{count:,} {what}{'y' if count == 1 else 'ies'}"
+    if settings.when is not None:
+        yield "on a condition"
+    if settings.fallback is not NOTHING:
+        yield "fallback"
     if not node.required:
         yield "not required"
 
@@ -119,8 +123,10 @@ def _need(edge: Edge, source: str) -> str:
     parameter, _, kind = edge
     if kind & ~EACH == AFTER:
         return f"after {source}"
-    if takes_result(kind):
+    if takes_result(kind) or kind == OR_ELSE_RESULT:
         source = f"result of {source}"
+    if kind in (OR_ELSE, OR_ELSE_RESULT):
+        source = f"{source} if it has a value, else"
     if kind >= EACH:
         source = f"each of {source}"
     return f"{parameter} = {source}" if parameter else f"result of {source}"
