@@ -44,6 +44,7 @@ from pmflow.errors import (
 )
 from pmflow.events import Event
 from pmflow.graph import Graph
+from pmflow.limits import Limit, Rate
 from pmflow.outcomes import ProcessState
 from pmflow.results import ProcessMetadata, ProcessResult, Run
 from pmflow.runner import arun, run
@@ -62,6 +63,7 @@ __all__ = [
     "Graph",
     "GraphError",
     "InputError",
+    "Limit",
     "MissingDependencyError",
     "NoValueError",
     "ParameterOrigin",
@@ -76,6 +78,7 @@ __all__ = [
     "ProcessState",
     "ProcessTimeoutError",
     "ProcessType",
+    "Rate",
     "RetryStrategy",
     "Run",
     "RunTimeoutError",

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from attrs import Attribute, field, frozen
 
 from pmflow.errors import ConfigurationError
+from pmflow.limits import Limit, Rate, limit_of
 
 __all__ = ["ProcessConfig", "ProcessId", "ProcessType", "RetryStrategy", "cross"]
 
@@ -327,6 +328,13 @@ def _a_plain_callable(config: ProcessConfig, attribute: Attribute[Any], value: A
         )
 
 
+def _limit(value: Any) -> str | Limit | Rate | int | None:
+    if value is None or (isinstance(value, str) and value):
+        return value
+    limit_of(value)
+    return value  # type: ignore[no-any-return]  # a number, which each process has for itself, or a limit
+
+
 def _a_fallback(config: ProcessConfig, attribute: Attribute[Any], value: Any) -> None:
     if callable(value):
         _a_plain_callable(config, attribute, value)
@@ -377,6 +385,7 @@ class ProcessConfig:
         outputs: names for the elements of a returned tuple; each is a process of its own to all others.
         required: False: its failure gives no value instead of failing the run.
         fallback: what stands in after the last attempt: a value, or a function of the exception.
+        limit: at most so many calls of it at once; or a `Limit` or `Rate`, or the name of one that the run is given.
         when: a predicate on parameters of the function, asked when it could run; False: it has no value.
         validation_rules: called on the result, where it was made; one that raises or returns False fails the attempt.
 
@@ -399,5 +408,6 @@ class ProcessConfig:
     outputs: tuple[str, ...] = field(default=(), converter=_outputs)
     required: bool = field(default=True, validator=_a_flag)
     fallback: Any = field(default=NOTHING, validator=_a_fallback)
+    limit: int | str | Limit | Rate | None = field(default=None, converter=_limit)
     when: Callable[..., Any] | None = field(default=None, validator=_a_plain_callable)
     validation_rules: tuple[Callable[[Any], Any], ...] = field(default=(), converter=_rules)

@@ -32,6 +32,7 @@ from pmflow.base import BaseProcess
 from pmflow.config import ProcessConfig, ProcessId, ProcessType, RetryStrategy, source_texts
 from pmflow.errors import ConfigurationError, did_you_mean, nearest
 from pmflow.hints import Hints
+from pmflow.limits import Limit, Rate
 from pmflow.results import ProcessMetadata, ProcessResult
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Settings(TypedDict, total=False):
     outputs: str | Sequence[str]
     required: bool
     fallback: Any
+    limit: int | str | Limit | Rate | None
     when: Callable[..., Any] | None
     fail_fast: bool | None
     validation_rules: Any

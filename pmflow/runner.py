@@ -39,6 +39,7 @@ from pmflow.executors.inline import A_PASS, Inline, Tasks, in_user_code
 from pmflow.executors.pools import check_slots, thread_pool, worker_pool
 from pmflow.executors.threads import place_lent
 from pmflow.graph import Graph, install_planner, location
+from pmflow.limits import Limit, Rate, limit_of
 from pmflow.lookup import Closed, caller, gathered
 from pmflow.outcomes import Failure
 from pmflow.results import SHOWN, ProcessResult, Run
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
         timeout: float | None
         max_threads: int | None
         max_processes: int | None
+        limits: Mapping[str, int | Limit | Rate] | None
         hooks: Iterable[Callable[[Event], object]]
 
 
@@ -101,6 +103,7 @@ def run(processes: Any, /, **arguments: Any) -> Run[Any]:  # noqa: D417 - each a
         timeout: seconds for the whole run.
         max_threads: at most so many threads at once.
         max_processes: at most so many workers at once.
+        limits: name to a number, a `Limit` or a `Rate`, for processes whose ``limit`` is a name.
         hooks: callables that receive every `Event`, on a thread of their own.
 
     Returns:
@@ -165,6 +168,7 @@ class _Request:
     timeout: float | None
     max_threads: int | None
     max_processes: int | None
+    limits: Mapping[str, Limit | Rate]
     hooks: tuple[Callable[[Event], object], ...]
     listener: Callable[..., None] | None = None
 
@@ -188,7 +192,10 @@ class _Request:
         if planning["targets"] is None:
             planning["targets"] = chosen
             planning["keep"] = planning["keep"] or "all"
-        return cls(plan=Plan.of(graph, **planning, explain=explain), **options)
+        options["limits"] = {str(name): limit_of(limit) for name, limit in (options["limits"] or {}).items()}
+        plan = Plan.of(graph, **planning, explain=explain)
+        _check_limits(plan, options["limits"])
+        return cls(plan=plan, **options)
 
 
 _DEFAULTS: dict[str, Any] = {
@@ -202,13 +209,28 @@ _DEFAULTS: dict[str, Any] = {
     "timeout": None,
     "max_threads": None,
     "max_processes": None,
+    "limits": None,
     "hooks": (),
 }
+
+
+def _check_limits(plan: Plan, limits: Mapping[str, Any]) -> None:
+    """Refuse a limit that nobody has declared."""
+    for name in plan.gates:
+        limit = plan.nodes[name].settings.limit
+        if isinstance(limit, str) and limit not in limits:
+            raise ConfigurationError(
+                f"'{name}' has the limit {limit!r}, which the run does not know; write run(..., "
+                f"limits={{{limit!r}: 4}}){did_you_mean(nearest(limit, limits))}",
+                process_id=name,
+                setting="limits",
+            )
 
 
 def _check(options: Mapping[str, Any], planning: Mapping[str, Any]) -> None:
     for name in ("inputs", "overrides"):
         check_names(planning[name], name)
+    check_names(options["limits"], "limits")
     if options["on_error"] not in ("raise", "return"):
         raise ConfigurationError(
             f"on_error must be 'raise' or 'return', not {options['on_error']!r}", setting="on_error"
@@ -280,6 +302,7 @@ class _Execution:
             fail_fast=request.fail_fast,
             timeout=request.timeout,
             emit=self._emitter(announcer),
+            limits=request.limits,
         )
         self.scheduler = scheduler
         if self._interrupted:

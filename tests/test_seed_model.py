@@ -98,6 +98,7 @@ def test_config_fields() -> None:
         "required": True,
         "outputs": (),
         "fallback": NOTHING,
+        "limit": None,
         "when": None,
         "validation_rules": (),
     }

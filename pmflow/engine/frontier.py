@@ -197,6 +197,14 @@ class Frontier:
         found = self._lanes.get(lane)
         return (found.heap[0], len(found.buckets[found.heap[0]])) if found is not None and found.heap else None
 
+    def next(self, lane: str) -> Unit | None:
+        """Return the unit of a lane that would be taken next; None if nothing is ready."""
+        found = self._lanes.get(lane)
+        if found is None or not found.heap:
+            return None
+        entry = found.buckets[found.heap[0]][0]
+        return (entry.name, entry.start) if type(entry) is _Span else entry
+
     def succeed(self, unit: Unit) -> bool:
         """Note that a unit has ended well; True if it was the last element of its mapped unit."""
         if type(unit) is tuple:

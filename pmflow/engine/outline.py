@@ -93,6 +93,8 @@ def _settings(node: Node) -> Iterator[str]:
     for count, what in ((retries, "retr"), (settings.crash_retries, "crash retr")):
         if count:
             yield f"{count:,} {what}{'y' if count == 1 else 'ies'}"
+    if settings.limit is not None:
+        yield f"limit {settings.limit}"
     if settings.when is not None:
         yield "on a condition"
     if settings.fallback is not NOTHING:

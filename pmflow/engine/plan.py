@@ -124,6 +124,7 @@ class Plan:
         bound: id to parameter to value, of inputs.
         keep_all: whether every value is kept.
         conditional: whether any process has a condition.
+        gates: id to where it is taken from, of those that have a limit.
         aligned: mapped id to the mapped ids it goes along with, element by element.
         inputs: the names of the inputs.
         replaced: ids of processes in whose place others run.
@@ -145,6 +146,7 @@ class Plan:
         "asked",
         "bound",
         "conditional",
+        "gates",
         "given",
         "inputs",
         "keep_all",
@@ -188,6 +190,7 @@ class Plan:
         self.aligned.update((name, ()) for name, node in nodes.items() if node.mapped and name not in self.aligned)
         _contract(self)
         _separate(self)
+        self.gates = {name: gate_of(node) for name, node in nodes.items() if node.settings.limit is not None}
         _settle_values(self)
         _prioritise(self)
         self._beginning = self._frontier()
@@ -288,11 +291,11 @@ class Plan:
         return self._beginning.begin()
 
     def _frontier(self) -> Frontier:
-        nodes, given = self.nodes, self.given
+        nodes, given, gates = self.nodes, self.given, self.gates
 
         def place(name: str) -> Place:
             node = nodes[name]
-            return node.lane, node.priority
+            return gates.get(name, node.lane) if gates else node.lane, node.priority
 
         dependencies: dict[str, Iterable[str]] = {}
         lenient: dict[str, set[str]] = {}
@@ -616,6 +619,8 @@ def _contract(plan: Plan) -> None:
             continue
         if type(before.process) is not FunctionProcess or node.settings.when is not None:
             continue  # what its `execute` returns may be a result, to be opened; it may not have to run at all
+        if node.settings.limit is not None or before.settings.limit is not None:
+            continue  # each begins when its limit lets it
         if kind not in (VALUE, DEFAULT, AFTER) or before.mapped or source in given or name in given:
             continue
         links = length.get(before.unit, 1)
@@ -635,6 +640,13 @@ def _separate(plan: Plan) -> None:
             node.lane = LANES[1]
         elif name in stages:
             node.lane = LANES[LANES.index(node.lane) + 1]
+
+
+def gate_of(node: Node) -> str:
+    """Return from where a process with a limit is taken: the same for all in one lane that have the same limit."""
+    limit = node.settings.limit
+    whose = f"process {node.id}" if isinstance(limit, int) else f"name {limit}" if isinstance(limit, str) else id(limit)
+    return f"{node.lane}, limit of {whose}"
 
 
 def _settle_values(plan: Plan) -> None:

@@ -48,11 +48,13 @@ from pmflow.engine.attempt import (
     unwrapped,
     why,
 )
+from pmflow.engine.gates import Gates
 from pmflow.engine.loops import Loop
 from pmflow.engine.plan import ELEMENT, INLINE, LANES, SOME, STAGE, TASK, Node, Plan, check_sequence, wanted
 from pmflow.errors import InputError, ProcessError, WorkerCrashedError
 from pmflow.executors.base import Began, Call, Errand, Logged, Sealed, Session, Stopped
 from pmflow.graph import AFTER, EACH, forgives
+from pmflow.limits import Limit, Rate
 from pmflow.outcomes import (
     RELEASED,
     Cancelled,
@@ -87,6 +89,7 @@ class Scheduler:
         fail_fast: whether the failure of a required process stops the run.
         timeout: seconds for the whole run.
         emit: told of everything that happens: ``emit(kind, process_id, state, moment, attempt, result)``.
+        limits: name to limit, of those that processes name.
 
     Attributes:
         outcomes: id to outcome, in order of completion.
@@ -95,7 +98,15 @@ class Scheduler:
         stopped_by: None, or why the run was stopped: ``"failure"``, ``"timeout"``, ``"interrupt"``, ``"cancellation"``.
     """
 
-    def __init__(self, plan: Plan, *, fail_fast: bool, timeout: float | None = None, emit: Emit | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        fail_fast: bool,
+        timeout: float | None = None,
+        emit: Emit | None = None,
+        limits: Mapping[str, Limit | Rate] = EMPTY,
+    ) -> None:
         self.plan = plan
         self.bound = plan.bound
         self.outcomes: dict[str, Outcome] = {}
@@ -126,6 +137,7 @@ class Scheduler:
         self._batches: dict[str, list[Call]] = {lane: [] for lane in LANES}
         self._ends: deque[tuple[Node, Key, Outcome]] = deque()
         self._uses = {} if plan.keep_all else {name: wanted(plan.nodes, node) for name, node in plan.nodes.items()}
+        self._gates = Gates(plan, limits) if plan.gates else None
         self.loop: Loop
         self._sessions: Mapping[str, Session]
 
@@ -158,6 +170,8 @@ class Scheduler:
                 raise
             finally:
                 self._closed = True
+                if self._gates is not None:
+                    self._gates.close(self)
                 for session in sessions.values():
                     session.close()
                 # They know this run, and it them: its values are to go with the last reference, not as garbage.
@@ -184,6 +198,15 @@ class Scheduler:
         loop = getattr(self, "loop", None)
         if loop is not None and not self._closed:
             loop.wake_threadsafe()
+
+    def freed(self) -> None:
+        """Hear that a limit lets somebody begin; from any thread."""
+        if self._closed:
+            return
+        if get_ident() == self._thread:
+            self.loop.wake()
+        else:
+            self.loop.wake_threadsafe()
 
     # Turns
 
@@ -217,6 +240,8 @@ class Scheduler:
     def _hand_over(self) -> bool:
         """Submit what is ready; True if there may be more at once."""
         self._more = False
+        if self._gates is not None:
+            self._admit(self._gates)
         for lane, session in self._sessions.items():
             room = min(session.window - self._held[lane], STARTS)
             if STAGE in lane:
@@ -239,6 +264,41 @@ class Scheduler:
             if len(units) == STARTS:
                 self.loop.wake()
         return self._more
+
+    def _admit(self, gates: Gates) -> None:
+        """Begin what its limit lets begin: retries first, then what is ready."""
+        for gate in gates.in_turn():
+            session = self._sessions[gate.lane]
+            while self._held[gate.lane] < session.window:
+                key = gate.retries[0] if gate.retries else self._frontier.next(gate.name)
+                if key is None:
+                    break
+                if type(key) is str and not gate.retries and self.plan.nodes[key].mapped:
+                    self._begin_unit(*self._frontier.take_ready(gate.name, 1))  # its elements are what is limited
+                    continue
+                delay = gate.take(self)
+                if delay:
+                    if delay < inf:
+                        self._set_timer(delay, self._pass, None)
+                    break
+                if gate.retries:
+                    call = self._retrying.pop(gate.retries.popleft(), None)
+                    if call is not None:
+                        self._submit(self._node(call.key), call)
+                else:
+                    self._begin_unit(*self._frontier.take_ready(gate.name, 1))
+                if key not in self._running:  # it has ended without a call
+                    gate.undo()
+        gates.forget_idle(self, self._frontier)
+
+    def _begin_unit(self, unit: Any) -> None:
+        if type(unit) is tuple:
+            self._begin_element(*unit)
+        else:
+            self._begin(self.plan.nodes[unit])
+
+    def _pass(self, _: None) -> None:
+        """Do nothing but have a turn."""
 
     def _some(self) -> int:
         """Return how many elements of a pipeline are begun at once: what its narrowest lane can take."""
@@ -417,6 +477,8 @@ class Scheduler:
             outcome = self._opened(node, call, outcome)
             kind = type(outcome)
         del running[key]
+        if self._gates is not None:
+            self._gates.give_back(node.id)
         if node.settings.timeout is not None:
             self._forget_timers()
         if kind is Success:
@@ -791,7 +853,10 @@ class Scheduler:
         again.crashes = call.crashes
         again.observed = call.observed
         again.hand_on = call.hand_on
-        self._submit(node, again)
+        if self._gates is not None and self._gates.queue(node.id, key):
+            self._retrying[key] = again
+        else:
+            self._submit(node, again)
 
     def _node(self, key: Key) -> Node:
         return self.plan.nodes[key if type(key) is str else key[0]]
