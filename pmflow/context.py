@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 # Running processes
 
-NO_LIMITS = inf, inf
+UNBOUNDED = inf, inf
 """Of a call: for how many seconds it may run, and until when (`time.perf_counter()`) its run may."""
 
 
@@ -64,12 +64,12 @@ class Current:
         index: int | None,
         attempt: int,
         started: float,
-        limits: tuple[float, float],
+        bounds: tuple[float, float],
         is_given_up: Callable[[], bool],
         tell: Callable[[float, str], object],
     ) -> Current:
         """Return that of a call; for executors."""
-        deadline = min(started + limits[0], limits[1])
+        deadline = min(started + bounds[0], bounds[1])
         return cls(id, index, attempt, None if deadline == inf else deadline, is_given_up, tell)
 
     def remaining(self) -> float | None:

@@ -38,7 +38,7 @@ from pmflow import (
     Workflow,
     process,
 )
-from pmflow.context import NO_LIMITS
+from pmflow.context import UNBOUNDED
 from pmflow.executors.base import Progressed
 from pmflow.executors.throttle import EVERY, Throttle, in_a_thread
 
@@ -213,7 +213,7 @@ def test_the_deadline_of_the_run_counts_too(strategy: str) -> None:
 
 def test_nothing_remains_of_an_attempt_that_is_over() -> None:
     """What remains is never less than 0."""
-    over = Current.of("page", None, 1, perf_counter() - 2, (1.0, NO_LIMITS[1]), lambda: True, print)
+    over = Current.of("page", None, 1, perf_counter() - 2, (1.0, UNBOUNDED[1]), lambda: True, print)
     assert over.remaining() == 0
 
 
@@ -688,7 +688,7 @@ def test_progress_that_nobody_hears(strategy: str) -> None:
 def test_progress_that_is_none_is_refused(wrong: Any) -> None:
     """What is no number from 0 to 1 is refused; percent, most likely, with the remedy."""
     told: list[Any] = []
-    here = Current.of("page", None, 1, 0.0, NO_LIMITS, lambda: False, lambda *news: told.append(news))
+    here = Current.of("page", None, 1, 0.0, UNBOUNDED, lambda: False, lambda *news: told.append(news))
     with pytest.raises(ConfigurationError) as caught:
         here.progress(wrong)
     error = f"'page': progress is a number from 0 to 1, not {wrong!r}; divide what is done by the whole"
@@ -712,7 +712,7 @@ def test_numbers_and_texts_of_other_classes_are_taken() -> None:
             return "something else"
 
     told: list[tuple[float, str]] = []
-    here = Current.of("page", None, 1, 0.0, NO_LIMITS, lambda: False, lambda *news: told.append(news))
+    here = Current.of("page", None, 1, 0.0, UNBOUNDED, lambda: False, lambda *news: told.append(news))
     for number in (0, Half(), 1):
         here.progress(number, Text("row"))  # type: ignore[arg-type]
     assert told == [(0.0, "row"), (0.5, "row"), (1.0, "row")]

@@ -356,7 +356,7 @@ class Scheduler:
         function = self._checked(node) if settings.validation_rules or settings.outputs else node.process.entry
         call = Call(key, label, function, args, kwargs, None, node.priority, self._context)
         if settings.timeout is not None or self._until != inf:
-            call.limits = (inf if settings.timeout is None else settings.timeout, self._until)
+            call.bounds = (inf if settings.timeout is None else settings.timeout, self._until)
         if self._emit is not None:
             call.observed = True
         else:
@@ -876,7 +876,7 @@ class Scheduler:
             self._link(node.next, again)  # of fresh calls: an abandoned thread may still hold the others
         again.attempt = call.attempt + 1
         again.crashes = call.crashes
-        again.limits = call.limits
+        again.bounds = call.bounds
         again.observed = call.observed
         again.hand_on = call.hand_on
         if self._gates is not None and self._gates.queue(node.id, key):

@@ -25,7 +25,7 @@ from heapq import heapify, heappop, heappush
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, Union
 
-from pmflow.context import NO_LIMITS, Current
+from pmflow.context import UNBOUNDED, Current
 
 if TYPE_CHECKING:
     from pmflow.outcomes import Failure, Success
@@ -50,7 +50,7 @@ class Call:
         context: the context variables it sees; the executor copies them for the call.
         attempt: which attempt this is (1, 2, ...).
         crashes: how many of those before have ended with the death of their worker.
-        limits: for how many seconds it may run, and until when (`time.perf_counter()`) its run may; for those who ask.
+        bounds: for how many seconds it may run, and until when (`time.perf_counter()`) its run may; for those who ask.
         observed: somebody wants to know when it begins: then `BEGAN` is delivered, after ``started`` was set.
         hand_on: nobody but the next link can ever ask for its value, so it need not leave the worker.
         started: `time.perf_counter()` when it began; 0.0 while it waits, and as long as the executor has not looked
@@ -63,6 +63,7 @@ class Call:
     __slots__ = (
         "args",
         "attempt",
+        "bounds",
         "context",
         "crashes",
         "feed",
@@ -72,7 +73,6 @@ class Call:
         "key",
         "kwargs",
         "label",
-        "limits",
         "observed",
         "priority",
         "report",
@@ -103,7 +103,7 @@ class Call:
         self.context = context
         self.attempt = 1
         self.crashes = 0
-        self.limits = NO_LIMITS
+        self.bounds = UNBOUNDED
         self.observed = False
         self.hand_on = False
         self.started = 0.0
@@ -207,7 +207,7 @@ Deliver = Callable[[Call, Delivered], object]
 def current_of(call: Call, deliver: Deliver) -> Current:
     """Return what a running call in this program knows of itself."""
     index = call.key[1] if type(call.key) is tuple else None
-    known = call.label, index, call.attempt, call.started, call.limits
+    known = call.label, index, call.attempt, call.started, call.bounds
     return Current.of(*known, lambda: call.stopped, partial(_report, call, deliver))
 
 

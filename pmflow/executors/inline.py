@@ -277,7 +277,7 @@ class InlineSession:
     def _finish_in_task(self, call: Call, value: Any) -> None:
         """Await what a plain function returned, in a task; the rest of the chain follows in it."""
         rest = Call(call.key, call.label, awaited, (value,), context=call.context)
-        rest.attempt, rest.limits = call.attempt, call.limits
+        rest.attempt, rest.bounds = call.attempt, call.bounds
         rest.then = call.then
         call.handle = _Relay(self._port, call, rest)
         call.handle.begin(self._loop)

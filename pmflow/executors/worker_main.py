@@ -56,7 +56,7 @@ FINAL, PLAIN, SHORT = values.FINAL, parcels.PLAIN, parcels.SHORT
 _WELL = (wire.VALUE, wire.HANDED_ON)
 
 _USUAL = ("", None, 1, inf, inf)
-"""What a link says of itself, where it does not say it: name, index, attempt, and its limits."""
+"""What a link says of itself, where it does not say it: name, index, attempt, and its bounds."""
 
 QUICK = 5e-5
 """Seconds below which the system is not asked what a call has cost."""
@@ -321,7 +321,7 @@ class Server:
             return None
         number, about, started = self._number, self._about, self._page.started
         about = about if type(about) is tuple else (about,)
-        label, index, attempt, *limits = about + _USUAL[len(about) :]
+        label, index, attempt, *bounds = about + _USUAL[len(about) :]
         if self._throttled != number:
             self._throttled, self._throttle = number, throttle.Throttle(self._send)
         own = self._throttle
@@ -330,7 +330,7 @@ class Server:
             if self._pid and self._number == number:
                 own.take((number, wire.PROGRESSED, fraction, message, perf_counter()))
 
-        return Current.of(label, index, attempt, started, tuple(limits), lambda: False, tell)
+        return Current.of(label, index, attempt, started, tuple(bounds), lambda: False, tell)
 
 
 def _fed(args: Any, kwargs: Any, feed: str | int, value: Any) -> tuple[Any, Any]:
