@@ -15,7 +15,7 @@ from pmflow.base import BaseProcess
 from pmflow.commands import command
 from pmflow.comparison import Comparison, compare
 from pmflow.config import ProcessConfig, ProcessId, ProcessType, RetryStrategy, cross
-from pmflow.context import carry
+from pmflow.context import Current, carry, current
 from pmflow.decorator import FunctionProcess, process
 from pmflow.engine.explanation import Explanation, ParameterOrigin
 from pmflow.engine.plan import Plan
@@ -27,9 +27,11 @@ from pmflow.errors import (
     GraphError,
     InputError,
     MissingDependencyError,
+    NoCurrentProcessError,
     NoValueError,
     PerformanceWarning,
     PmflowError,
+    ProcessCancelledError,
     ProcessError,
     ProcessTimeoutError,
     RunTimeoutError,
@@ -55,6 +57,7 @@ __all__ = [
     "CommandError",
     "Comparison",
     "ConfigurationError",
+    "Current",
     "CycleError",
     "DuplicateProcessError",
     "Event",
@@ -65,11 +68,13 @@ __all__ = [
     "InputError",
     "Limit",
     "MissingDependencyError",
+    "NoCurrentProcessError",
     "NoValueError",
     "ParameterOrigin",
     "PerformanceWarning",
     "Plan",
     "PmflowError",
+    "ProcessCancelledError",
     "ProcessConfig",
     "ProcessError",
     "ProcessId",
@@ -99,6 +104,7 @@ __all__ = [
     "compare",
     "create_workflow",
     "cross",
+    "current",
     "process",
     "run",
 ]

@@ -31,9 +31,11 @@ __all__ = [
     "GraphError",
     "InputError",
     "MissingDependencyError",
+    "NoCurrentProcessError",
     "NoValueError",
     "PerformanceWarning",
     "PmflowError",
+    "ProcessCancelledError",
     "ProcessError",
     "ProcessTimeoutError",
     "RunTimeoutError",
@@ -143,6 +145,10 @@ class ProcessTimeoutError(ProcessError, TimeoutError):
     timeout: float | None = None
 
 
+class ProcessCancelledError(ProcessError):
+    """The attempt was given up (its timeout, or a stop of its run): what `Current.check_cancelled` raises to end it."""
+
+
 class WorkerCrashedError(ProcessError):
     """The worker died under the call; ``exit_code`` or ``signal`` says how."""
 
@@ -190,6 +196,10 @@ class ValueReleasedError(PmflowError):
 
 class NoValueError(PmflowError):
     """``run.value`` of a run that has no value, or several."""
+
+
+class NoCurrentProcessError(PmflowError, LookupError):
+    """``current`` was called where no process is running."""
 
 
 class PerformanceWarning(UserWarning):

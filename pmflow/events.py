@@ -33,6 +33,8 @@ class Event:
         state: the state it is in from then on.
         attempt: which attempt (1, 2, ...).
         result: how it ended, or how the attempt failed that is retried.
+        progress: how far it says it has got, from 0 to 100.
+        message: what it says it is at.
 
     >>> import pmflow
     >>> seen = []
@@ -41,13 +43,17 @@ class Event:
     ['run_started', 'process_started', 'process_ended', 'run_ended']
     """
 
-    kind: Literal["run_started", "process_started", "process_retrying", "process_ended", "run_ended"]
+    kind: Literal[
+        "run_started", "process_started", "process_progress", "process_retrying", "process_ended", "run_ended"
+    ]
     time: datetime
     run_id: str
     process_id: str | None = None
     state: ProcessState | None = None
     attempt: int | None = None
     result: ProcessResult[Any] | None = None
+    progress: float | None = None
+    message: str | None = None
 
 
 class Announcer:

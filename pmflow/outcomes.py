@@ -131,10 +131,21 @@ class Failure:
     """The call raised, was refused, timed out, or its worker died.
 
     ``traceback`` is a text where the exception was raised elsewhere; ``stopped`` says whether work that was given up
-    has really ended; ``required`` whether it fails the run.
+    has really ended; ``required`` whether it fails the run; ``progress`` how far it has said it had got.
     """
 
-    __slots__ = ("attempts", "ended", "exception", "required", "started", "stopped", "traceback", "usage", "worker")
+    __slots__ = (
+        "attempts",
+        "ended",
+        "exception",
+        "progress",
+        "required",
+        "started",
+        "stopped",
+        "traceback",
+        "usage",
+        "worker",
+    )
 
     def __init__(
         self,
@@ -155,6 +166,7 @@ class Failure:
         self.traceback = traceback
         self.stopped = True
         self.required = True
+        self.progress = 0.0
 
     def __getstate__(self) -> tuple[None, dict[str, Any]]:
         """Travel without an exception that cannot; its type and text stay."""
@@ -179,16 +191,24 @@ class Skipped:
 class Cancelled:
     """The run stopped before it had ended, or before it began (``started`` is None)."""
 
-    __slots__ = ("attempts", "ended", "started", "stopped", "worker")
+    __slots__ = ("attempts", "ended", "progress", "started", "stopped", "worker")
 
     def __init__(
-        self, started: float | None, ended: float, *, attempts: int = 0, stopped: bool = True, worker: str | None = None
+        self,
+        started: float | None,
+        ended: float,
+        *,
+        attempts: int = 0,
+        stopped: bool = True,
+        worker: str | None = None,
+        progress: float = 0.0,
     ) -> None:
         self.started = started
         self.ended = ended
         self.attempts = attempts
         self.stopped = stopped
         self.worker = worker
+        self.progress = progress
 
 
 class Mapped:

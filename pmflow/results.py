@@ -113,6 +113,10 @@ def _state_of_result(result: ProcessResult[Any]) -> ProcessState:
     return ProcessState.COMPLETED if result.success else ProcessState.FAILED
 
 
+def _progress_of_result(result: ProcessResult[Any]) -> float:
+    return 100 if result.success else 0
+
+
 @define(eq=False)
 class ProcessResult(Generic[T]):
     """How one process ended.
@@ -138,6 +142,7 @@ class ProcessResult(Generic[T]):
         cpu_time: seconds that the last attempt took of the cores, in a worker.
         peak_memory: the most memory that the worker held during it, in bytes.
         fallback: whether the data is the fallback of a process whose last attempt failed, with ``exception``.
+        progress: 0 to 100: 100 of a success, else what the last attempt had said (`Current.progress`).
 
     >>> now = datetime.now(timezone.utc)
     >>> ProcessResult(success=True, data=3, execution_time=0.5, start_time=now, end_time=now).unwrap()
@@ -164,6 +169,7 @@ class ProcessResult(Generic[T]):
     cpu_time: float | None = None
     peak_memory: int | None = None
     fallback: bool = False
+    progress: float = field(default=Factory(_progress_of_result, takes_self=True), validator=_fraction)
 
     @property
     def data(self) -> T:
@@ -190,7 +196,7 @@ class ProcessResult(Generic[T]):
             process_id=self.process_id or "",
             state=self.state,
             retries=max(0, self.attempts - 1),
-            progress=100 if self.success else 0,
+            progress=self.progress,
             start_time=self.start_time,
             end_time=self.end_time,
             last_error=self.error,
@@ -235,6 +241,7 @@ class ProcessResult(Generic[T]):
             "worker": self.worker,
             "cpu_time": self.cpu_time,
             "peak_memory": self.peak_memory,
+            "progress": self.progress,
             "stopped": self.stopped,
             "error_type": self.error_type,
             "error": self.error,
@@ -340,6 +347,10 @@ def _traceback(_key: str, outcome: Outcome, _strategy: ProcessType, _clock: Cloc
     return (outcome.traceback or traceback_text(outcome.exception)) if isinstance(outcome, Failure) else None
 
 
+def _progress(_key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) -> float:
+    return 100 if state_of(outcome) is ProcessState.COMPLETED else getattr(outcome, "progress", 0)
+
+
 _DERIVED: dict[str, Callable[[str, Outcome, ProcessType, Clock], Any]] = {
     "success": lambda _key, outcome, _strategy, _clock: state_of(outcome) is ProcessState.COMPLETED,
     "_data": _value,
@@ -364,6 +375,7 @@ _DERIVED: dict[str, Callable[[str, Outcome, ProcessType, Clock], Any]] = {
     "cpu_time": lambda _key, outcome, _strategy, _clock: (getattr(outcome, "usage", None) or (None, None))[0],
     "peak_memory": lambda _key, outcome, _strategy, _clock: (getattr(outcome, "usage", None) or (None, None))[1],
     "fallback": lambda _key, outcome, _strategy, _clock: _stands_in(outcome),
+    "progress": _progress,
 }
 
 

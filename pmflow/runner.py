@@ -38,6 +38,7 @@ from pmflow.executors.base import Session
 from pmflow.executors.inline import A_PASS, Inline, Tasks, in_user_code
 from pmflow.executors.pools import check_slots, thread_pool, worker_pool
 from pmflow.executors.threads import place_lent
+from pmflow.executors.values import in_loop_of_its_own
 from pmflow.graph import Graph, install_planner, location
 from pmflow.limits import Limit, Rate, limit_of
 from pmflow.lookup import Closed, caller, gathered
@@ -325,9 +326,18 @@ class _Execution:
         if announcer is None:
             return listener
 
-        def emit(kind: str, label: str, state: Any, moment: float, attempt: int, result: Any) -> None:
-            date = self.scheduler.clock(moment)
-            announcer.announce(kind, date, process_id=label, state=state, attempt=attempt, result=result)
+        def emit(  # noqa: PLR0913, PLR0917 - the fields of an event
+            kind: str,
+            label: str,
+            state: Any,
+            moment: float,
+            attempt: int,
+            result: Any,
+            progress: float | None = None,
+            message: str | None = None,
+        ) -> None:
+            facts = {"process_id": label, "state": state, "attempt": attempt, "result": result}
+            announcer.announce(kind, self.scheduler.clock(moment), **facts, progress=progress, message=message)
 
         return emit
 
@@ -485,19 +495,8 @@ def _is_the_usual(handler: Any) -> bool:
 
 
 def _with_anyio(function: Callable[[], Awaitable[None]]) -> None:
-    """Run a coroutine function in an event loop of its own, in the caller's context.
-
-    A context that was copied where an event library runs names that library, and anyio would refuse to run another.
-    """
-    import anyio
-
-    def call() -> None:
-        sniffio = sys.modules.get("sniffio")
-        if sniffio is not None:
-            sniffio.current_async_library_cvar.set(None)
-        anyio.run(function)
-
-    copy_context().run(call)
+    """Run a coroutine function in an event loop of its own, in a copy of the caller's context."""
+    copy_context().run(in_loop_of_its_own, function)
 
 
 # Failures
@@ -575,7 +574,13 @@ async def _launch(process: BaseProcess[Any], function: Callable[..., Any], input
     else:
         alone = _Alone(process, function)
         inputs = {alone.id: input_data}
-    run = await _arun(_Request.of(Graph([alone]), None, {"inputs": inputs, "on_error": "return"}))
+
+    def note(kind: str, *facts: Any) -> None:
+        if kind == "process_progress":
+            process.metadata.progress = facts[5]
+
+    request = _Request.of(Graph([alone]), None, {"inputs": inputs, "on_error": "return"})
+    run = await _arun(evolve(request, listener=note))
     return run[alone.id]
 
 

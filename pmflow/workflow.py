@@ -196,11 +196,22 @@ class Workflow:
             self._nodes[name].process.metadata = result.metadata
         return dict(self._results)
 
-    def _note(self, kind: str, label: str, state: ProcessState, _moment: float, attempt: int, _result: Any) -> None:
+    def _note(
+        self,
+        kind: str,
+        label: str,
+        state: ProcessState,
+        _moment: float,
+        attempt: int,
+        _result: Any,
+        progress: float = 0,
+        _message: str = "",
+    ) -> None:
         node = self._nodes.get(label)
         if node is not None and kind != "process_ended":
             node.process.metadata.state = state
-            node.process.metadata.retries = attempt - (kind == "process_started")
+            node.process.metadata.retries = attempt - (kind != "process_retrying")
+            node.process.metadata.progress = progress
 
     def to_json(self) -> str:
         """Return the graph and, once it was executed, the results, as JSON: what happened, without the data."""

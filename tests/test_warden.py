@@ -73,7 +73,7 @@ class Line:
         """Send a call."""
         self.number += 1
         functions = {self.number: parcels.pack(function, pickling.pickler()).packed([])}
-        link = (self.number, self.number, args, {}, None, 0)
+        link = (self.number, self.number, args, {}, None, 0, "call")
         self.connection.sendall(wire.framed((wire.CHAINS, functions, None, [link])))
 
     def value(self, function: Callable[..., Any], *args: Any) -> Any:

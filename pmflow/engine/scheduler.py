@@ -33,6 +33,7 @@ from time import perf_counter
 from typing import Any
 
 from pmflow.config import NOTHING, cross
+from pmflow.context import HERE
 from pmflow.decorator import FunctionProcess
 from pmflow.engine.attempt import (
     EMPTY,
@@ -52,7 +53,7 @@ from pmflow.engine.gates import Gates
 from pmflow.engine.loops import Loop
 from pmflow.engine.plan import ELEMENT, INLINE, LANES, SOME, STAGE, TASK, Node, Plan, check_sequence, wanted
 from pmflow.errors import InputError, ProcessError, WorkerCrashedError
-from pmflow.executors.base import Began, Call, Errand, Logged, Sealed, Session, Stopped
+from pmflow.executors.base import Began, Call, Errand, Logged, Progressed, Sealed, Session, Stopped
 from pmflow.graph import AFTER, EACH, forgives
 from pmflow.limits import Limit, Rate
 from pmflow.outcomes import (
@@ -88,7 +89,8 @@ class Scheduler:
         plan: what to run.
         fail_fast: whether the failure of a required process stops the run.
         timeout: seconds for the whole run.
-        emit: told of everything that happens: ``emit(kind, process_id, state, moment, attempt, result)``.
+        emit: told of everything that happens: ``emit(kind, process_id, state, moment, attempt, result)``; of progress
+            also how far (0 to 100), and with which message.
         limits: name to limit, of those that processes name.
 
     Attributes:
@@ -116,9 +118,12 @@ class Scheduler:
         self.clock = Clock(perf_counter())
         self._fail_fast = fail_fast
         self._timeout = timeout
+        self._until = inf
         self._emit = emit
         self._frontier = plan.frontier()
         self._context = copy_context()
+        if HERE.get() is not None:
+            self._context.run(HERE.set, None)  # what this run is within, its calls are not
         self._mailbox: deque[tuple[Call, Any]] = deque()
         self._armed = False
         self._more = False
@@ -159,6 +164,7 @@ class Scheduler:
             self._sessions = sessions = open_sessions(self)
             try:
                 if self._timeout is not None:
+                    self._until = perf_counter() + self._timeout
                     self._set_timer(self._timeout, self._run_timed_out, None)
                 self._start()
                 while self._turn():
@@ -349,6 +355,8 @@ class Scheduler:
         settings = node.settings
         function = self._checked(node) if settings.validation_rules or settings.outputs else node.process.entry
         call = Call(key, label, function, args, kwargs, None, node.priority, self._context)
+        if settings.timeout is not None or self._until != inf:
+            call.bounds = (inf if settings.timeout is None else settings.timeout, self._until)
         if self._emit is not None:
             call.observed = True
         else:
@@ -461,14 +469,8 @@ class Scheduler:
             return
         node = self.plan.nodes[key if type(key) is str else key[0]]
         kind = type(outcome)
-        if kind is Began:
-            self._tell("process_started", call.label, ProcessState.RUNNING, call.started, call.attempt)
-            return
-        if kind is Logged:
-            log(call, outcome.fields)
-            return
-        if kind is Errand:
-            outcome.run()
+        if kind in _MEANWHILE:
+            self._take_meanwhile(call, outcome)
             return
         if kind is Sealed:
             outcome = outcome.open()
@@ -513,6 +515,22 @@ class Scheduler:
             self._held[node.lane] -= 1
         self._not_well(node, call, outcome)
 
+    def _take_meanwhile(self, call: Call, outcome: Began | Logged | Errand | Progressed) -> None:
+        """Take what an executor has delivered of a call that goes on."""
+        if isinstance(outcome, Began):
+            self._tell("process_started", call.label, ProcessState.RUNNING, call.started, call.attempt)
+        elif isinstance(outcome, Logged):
+            log(call, outcome.fields)
+        elif isinstance(outcome, Errand):
+            outcome.run()
+        elif not call.stopped and (news := outcome.read()) is not None:
+            fraction, message, moment = news
+            outcome.reached = round(100 * fraction, 6)  # 29, and not 28.999999999999996
+            call.report = outcome
+            if self._emit is not None:
+                facts = call.label, ProcessState.RUNNING, moment, call.attempt, None
+                self._emit("process_progress", *facts, outcome.reached, message)
+
     def _opened(self, node: Node, call: Call, outcome: Success) -> Success | Failure:
         """Open what a worker returned; if that fails, so has the process, and what follows it is given up."""
         try:
@@ -536,7 +554,14 @@ class Scheduler:
                 stopped = key not in self._overlapped
                 began = call.started or None
                 attempts = call.attempt if began else call.attempt - 1
-                end = Cancelled(began, outcome.at, attempts=attempts, stopped=stopped, worker=outcome.worker)
+                end = Cancelled(
+                    began,
+                    outcome.at,
+                    attempts=attempts,
+                    stopped=stopped,
+                    worker=outcome.worker,
+                    progress=call.progress,
+                )
                 self._ends.append((node, key, end))
                 self._record_ends()
                 return
@@ -545,7 +570,7 @@ class Scheduler:
         if node.lane in _ON_LOOP:
             if isinstance(outcome.exception, KeyboardInterrupt):
                 self._stop("interrupt")
-                end = Cancelled(outcome.started, outcome.ended, attempts=call.attempt)
+                end = Cancelled(outcome.started, outcome.ended, attempts=call.attempt, progress=call.progress)
                 self._ends.append((node, key, end))
                 self._record_ends()
                 return
@@ -555,7 +580,7 @@ class Scheduler:
                 outcome = Failure(error, outcome.started, outcome.ended)
         self._timed_out.discard(key)
         failure = as_failure(call.label, outcome)
-        failure.attempts = call.attempt
+        failure.attempts, failure.progress = call.attempt, call.progress
         failure.required = node.required
         failure.stopped = key not in self._overlapped
         delay = self._delay(node, call, failure.exception)
@@ -851,6 +876,7 @@ class Scheduler:
             self._link(node.next, again)  # of fresh calls: an abandoned thread may still hold the others
         again.attempt = call.attempt + 1
         again.crashes = call.crashes
+        again.bounds = call.bounds
         again.observed = call.observed
         again.hand_on = call.hand_on
         if self._gates is not None and self._gates.queue(node.id, key):
@@ -898,6 +924,9 @@ def log(call: Call, fields: dict[str, Any]) -> None:
     except Exception:  # noqa: BLE001 - a filter of the user's; in the worker it would have cost the call, not the run
         logging.lastResort.handle(record)  # type: ignore[union-attr]  # there always is one
 
+
+_MEANWHILE = {Began, Logged, Errand, Progressed}
+"""What is no end of a call."""
 
 _ON_LOOP = (TASK, TASK + ELEMENT, INLINE, INLINE + STAGE)
 

@@ -20,8 +20,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
+from functools import partial
 from heapq import heapify, heappop, heappush
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, Union
+
+from pmflow.context import UNBOUNDED, Current
 
 if TYPE_CHECKING:
     from pmflow.outcomes import Failure, Success
@@ -34,7 +38,7 @@ class Call:
     """One link of a chain: a function and its arguments.
 
     Attributes:
-        key: what the run knows it by; opaque to the executor.
+        key: what the run knows it by: an id, or ``(id, index)`` of an element; opaque to the executor.
         label: the process's name, for messages (``"page"``, ``"page_3"``).
         function: what to call.
         args: its positional arguments.
@@ -46,17 +50,20 @@ class Call:
         context: the context variables it sees; the executor copies them for the call.
         attempt: which attempt this is (1, 2, ...).
         crashes: how many of those before have ended with the death of their worker.
+        bounds: for how many seconds it may run, and until when (`time.perf_counter()`) its run may; for those who ask.
         observed: somebody wants to know when it begins: then `BEGAN` is delivered, after ``started`` was set.
         hand_on: nobody but the next link can ever ask for its value, so it need not leave the worker.
         started: `time.perf_counter()` when it began; 0.0 while it waits, and as long as the executor has not looked
             (see `Session.began`).
         handle: the executor's own note of where it runs.
         stopped: set by `Session.stop`; looked at between links.
+        report: the last that it has said of how far it is.
     """
 
     __slots__ = (
         "args",
         "attempt",
+        "bounds",
         "context",
         "crashes",
         "feed",
@@ -68,6 +75,7 @@ class Call:
         "label",
         "observed",
         "priority",
+        "report",
         "started",
         "stopped",
         "then",
@@ -95,11 +103,18 @@ class Call:
         self.context = context
         self.attempt = 1
         self.crashes = 0
+        self.bounds = UNBOUNDED
         self.observed = False
         self.hand_on = False
         self.started = 0.0
         self.handle: Any = None
         self.stopped = False
+        self.report: Progressed | None = None
+
+    @property
+    def progress(self) -> float:
+        """How far it has got, as far as its run knows: 0 to 100."""
+        return 0.0 if self.report is None else self.report.reached
 
     def arguments(self, value: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """Return the arguments with the value of the link before in its place."""
@@ -138,6 +153,34 @@ class Logged:
         self.fields = fields
 
 
+class Progressed:
+    """A link has got further: how far (0 to 1), what it is at, and when.
+
+    A link in this program delivers the same one again and again, and not while it is under way: what nobody has seen is
+    replaced by what is newer. ``reached`` is what the run has seen, from 0 to 100.
+    """
+
+    __slots__ = ("_newest", "_under_way", "reached")
+
+    def __init__(self, *news: tuple[float, str, float]) -> None:
+        self._newest = deque(news, maxlen=1)
+        self._under_way = False
+        self.reached = 0.0
+
+    def renew(self, news: tuple[float, str, float]) -> bool:
+        """Say something newer, from any thread; True if this is to be delivered."""
+        self._newest.append(news)
+        if self._under_way:
+            return False
+        self._under_way = True
+        return True
+
+    def read(self) -> tuple[float, str, float] | None:
+        """Return the newest, in the run's own thread; None if it has been read."""
+        self._under_way = False  # first: what comes from now on has to be delivered
+        return self._newest.pop() if self._newest else None
+
+
 class Sealed:
     """An outcome that takes code of the user's to make: it is opened in the run's own thread."""
 
@@ -156,7 +199,24 @@ class Errand:
         self.run = run
 
 
-Delivered = Union["Success", "Failure", Stopped, Began, Logged, Sealed, Errand]
+Delivered = Union["Success", "Failure", Stopped, Began, Logged, Progressed, Sealed, Errand]
+
+Deliver = Callable[[Call, Delivered], object]
+
+
+def current_of(call: Call, deliver: Deliver) -> Current:
+    """Return what a running call in this program knows of itself."""
+    index = call.key[1] if type(call.key) is tuple else None
+    known = call.label, index, call.attempt, call.started, call.bounds
+    return Current.of(*known, lambda: call.stopped, partial(_report, call, deliver))
+
+
+def _report(call: Call, deliver: Deliver, fraction: float, message: str) -> None:
+    report = call.report
+    if report is None:
+        report = call.report = Progressed()
+    if not call.stopped and report.renew((fraction, message, perf_counter())):
+        deliver(call, report)
 
 
 class Port(Protocol):

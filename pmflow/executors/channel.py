@@ -15,6 +15,7 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from pmflow.context import UNBOUNDED
 from pmflow.errors import ProcessError, TransferError, WorkerCrashedError, text_of
 from pmflow.executors import pickling, wire
 from pmflow.executors.base import Call, Sealed
@@ -140,7 +141,12 @@ class Item:
             args = [each.packed(files) if isinstance(each, Parcel) else each for each in args]
             kwargs = {name: each.packed(files) if isinstance(each, Parcel) else each for name, each in kwargs.items()}
         flags = (wire.OBSERVED if call.observed else 0) | (wire.HAND_ON if call.hand_on else 0)
-        return number, index, args, kwargs, call.feed, flags
+        about: Any = call.label
+        if call.bounds is not UNBOUNDED or call.attempt > 1:
+            about = about, call.key[1] if type(call.key) is tuple else None, call.attempt, *call.bounds
+        elif type(call.key) is tuple:
+            about = about, call.key[1]
+        return number, index, args, kwargs, call.feed, flags, about
 
 
 class Worker:

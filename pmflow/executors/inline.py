@@ -9,7 +9,9 @@ from time import perf_counter
 from types import CodeType, FrameType
 from typing import Any, Protocol
 
-from pmflow.executors.base import BEGAN, Call, Port, Stopped
+from pmflow.context import HERE, PLACES, Current
+from pmflow.errors import ProcessCancelledError
+from pmflow.executors.base import BEGAN, Call, Port, Stopped, current_of
 from pmflow.executors.values import FINAL, awaited, is_final, without_our_frames
 from pmflow.outcomes import Failure, Success
 
@@ -18,6 +20,10 @@ A_PASS = 1_000
 
 A_WHILE = 0.005
 """Seconds after which plain functions let the loop have a pass: a stop, a timer and Ctrl-C are seen in between."""
+
+
+ENDED = object()
+"""The handle of a call whose task has ended: its context knows the call, which is to go with the last reference."""
 
 
 class Spawner(Protocol):
@@ -31,6 +37,10 @@ class Spawner(Protocol):
 
     def cancel(self, task: Any) -> None:
         """Cancel a task."""
+
+
+Chain = tuple[Call, Any, "TaskSession"]
+"""What a task is to run: a call with those that follow it, what it is fed, and the session."""
 
 
 class Tasks:
@@ -58,14 +68,16 @@ class TaskSession:
         """Begin a task for each; a chain runs on in its task."""
         for call in chains:
             if call.then is None:
-                call.handle = self._loop.spawn(self._run, (call, None), call.label)
+                task = self._loop.spawn(self._run, (call, None, self), call.label)
+                if call.handle is not ENDED:  # it may have been run at once
+                    call.handle = task
             else:
                 self.begin(call, None)
 
     def stop(self, call: Call) -> None:
         """Cancel a task; where it is swallowed, it may be said again."""
         begun = call.started
-        if not begun and call.stopped:
+        if (not begun and call.stopped) or call.handle is ENDED:
             return
         call.stopped = True
         if begun:
@@ -82,13 +94,18 @@ class TaskSession:
     def close(self) -> None:
         """Nothing is left: every task has ended."""
 
-    async def _run(self, chain: tuple[Call, Any]) -> None:  # noqa: C901 - the path of every coroutine: calls cost
+    def current(self, call: Call) -> Current:
+        """Return what a call that is under way knows of itself."""
+        return current_of(call, self._port.deliver)
+
+    async def _run(self, chain: Chain) -> None:
         if chain[0].stopped:
             return
-        call, value = chain
+        call, value, _ = chain
         deliver = self._port.deliver
-        context = copy_context()
         while True:
+            HERE.set(chain)
+            before = None if call.then is None else copy_context()
             call.started = started = perf_counter()
             if call.observed:
                 deliver(call, BEGAN)
@@ -99,30 +116,28 @@ class TaskSession:
                     value = await value
                 if type(value) not in FINAL and not is_final(value):
                     value = await awaited(value)
-            except Exception as error:  # noqa: BLE001 - whatever the function raises is its outcome
-                deliver(call, Failure(without_our_frames(error), started, perf_counter()))
-                return
             except BaseException as error:
-                if call.stopped:
-                    deliver(call, Stopped(perf_counter(), ended=True))
-                    raise
-                deliver(call, Failure(without_our_frames(error), started, perf_counter()))
-                if type(error).__module__.partition(".")[0] == "trio":
+                call.handle = ENDED
+                deliver(call, _end_of(call, error, started))
+                cancelled = call.stopped or type(error).__module__.partition(".")[0] == "trio"
+                if cancelled and not isinstance(error, Exception):
                     raise  # its scope must see it
                 return
             outcome = Success(value, started, perf_counter())
             then = call.then
+            call.handle = ENDED
             if then is None:
                 deliver(call, outcome)
                 return
             # Each call has a context, and a state of cancellation, of its own: where this one has changed its task's,
             # the rest of the chain gets another task.
-            same = not call.stopped and _unchanged(context)
+            same = not call.stopped and before is not None and _unchanged(before)
             deliver(call, outcome)
             if not same:
                 self.begin(then, value)  # which may run it at once: what is delivered stays in order
                 return
             call = then
+            chain = call, value, self
 
     def begin(self, call: Call, value: Any) -> None:
         """Run a chain, or the rest of one, in a task of its own, in the context of the run."""
@@ -132,7 +147,14 @@ class TaskSession:
             link.handle = task
             link = link.then
         context = copy_context() if call.context is None else call.context.copy()
-        task.native = context.run(self._loop.spawn, self._run, (call, value), call.label)
+        task.native = context.run(self._loop.spawn, self._run, (call, value, self), call.label)
+
+
+def _end_of(call: Call, error: BaseException, started: float) -> Stopped | Failure:
+    """Return what an exception is for the call: that of its cancellation, or whatever the function raises."""
+    if call.stopped and (isinstance(error, ProcessCancelledError) or not isinstance(error, Exception)):
+        return Stopped(perf_counter(), ended=True)
+    return Failure(without_our_frames(error), started, perf_counter())
 
 
 def _unchanged(before: Context) -> bool:
@@ -171,6 +193,7 @@ class InlineSession:
         self._loop = loop
         self._port = port
         self._queue: deque[tuple[Call, Any]] = deque()
+        self._call: Call | None = None
         self._scheduled = False
         self._tasks = TaskSession(loop, port, 1 << 62)
 
@@ -207,17 +230,26 @@ class InlineSession:
     def _drain(self) -> None:
         self._scheduled = False
         queue = self._queue
+        before, PLACES.place = PLACES.place, self
         until = perf_counter() + A_WHILE
-        for _ in range(A_PASS):
-            if not queue:
-                return
-            call, value = queue.popleft()
-            well = self._make(call, value, copy_context() if call.context is None else call.context.copy())
-            if not well or call.started > until:
-                break
+        try:
+            for _ in range(A_PASS):
+                if not queue:
+                    return
+                call, value = queue.popleft()
+                self._call = call
+                well = self._make(call, value, copy_context() if call.context is None else call.context.copy())
+                if not well or call.started > until:
+                    break
+        finally:
+            PLACES.place, self._call = before, None
         if queue:
             self._scheduled = True
             self._loop.call_soon(self._drain)
+
+    def current(self) -> Current | None:
+        """Return what the call that is made just now knows of itself."""
+        return None if self._call is None else current_of(self._call, self._port.deliver)
 
     def _make(self, call: Call, value: Any, context: Context) -> bool:
         """Make a call; False if it did not go well, which may stop the run."""
@@ -245,6 +277,7 @@ class InlineSession:
     def _finish_in_task(self, call: Call, value: Any) -> None:
         """Await what a plain function returned, in a task; the rest of the chain follows in it."""
         rest = Call(call.key, call.label, awaited, (value,), context=call.context)
+        rest.attempt, rest.bounds = call.attempt, call.bounds
         rest.then = call.then
         call.handle = _Relay(self._port, call, rest)
         call.handle.begin(self._loop)

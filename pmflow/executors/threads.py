@@ -18,11 +18,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from time import perf_counter
 from typing import Any
 
+from pmflow.context import PLACES, Current
 from pmflow.errors import ShutdownError, ThreadsExhaustedError
-from pmflow.executors.base import BEGAN, Call, Port, PriorityQueue, Stopped
+from pmflow.executors.base import BEGAN, Call, Port, PriorityQueue, Stopped, current_of
 from pmflow.executors.values import FINAL, finished, is_final, without_our_frames
 from pmflow.outcomes import RELEASED, Failure, Success
 
@@ -253,7 +255,7 @@ class _Thread(threading.Thread):
         """Take chains until this thread is abandoned."""
         pool, lock = self.pool, self.pool.lock
         call: Call | None
-        _here.thread = self
+        _here.thread = PLACES.place = self
         with lock:
             pool.started()
         while True:
@@ -275,6 +277,11 @@ class _Thread(threading.Thread):
                 self._chain(call)
                 del call  # an idle thread holds nobody's arguments
 
+    def current(self) -> Current | None:
+        """Return what the call that runs here knows of itself."""
+        call, session = self.call, self.session
+        return None if call is None or session is None else current_of(call, session.port.deliver)
+
     def _chain(self, call: Call) -> None:
         deliver = self.session.port.deliver  # type: ignore[union-attr]  # it was taken from one
         note = self.note
@@ -285,14 +292,10 @@ class _Thread(threading.Thread):
                 deliver(call, BEGAN)
             args, kwargs = (call.args, call.kwargs) if call.feed is None else call.arguments(value)
             try:
-                context = call.context
-                value = (
-                    call.function(*args, **kwargs)
-                    if context is None
-                    else context.copy().run(call.function, *args, **kwargs)
-                )
+                context = copy_context() if call.context is None else call.context.copy()
+                value = context.run(call.function, *args, **kwargs)
                 if type(value) not in FINAL and not is_final(value):
-                    value = finished(value)
+                    value = context.run(finished, value)
             except BaseException as error:  # noqa: BLE001 - whatever the function raises is its outcome
                 failure = Failure(without_our_frames(error), started, perf_counter(), worker=self.name)
                 if self._goes_on(None):

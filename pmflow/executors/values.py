@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import types
 from collections.abc import AsyncIterator, Iterator
 
@@ -43,9 +44,20 @@ def finished(value: Any) -> Any:
         return value
     if isinstance(value, Iterator):
         return list(value)
-    from anyio import run
+    return in_loop_of_its_own(awaited, value)
 
-    return run(awaited, value)
+
+def in_loop_of_its_own(function: Any, *args: Any) -> Any:
+    """Run a coroutine function in an event loop of its own; changes the context.
+
+    A context that was copied where an event library runs names that library, and anyio would refuse to run another.
+    """
+    import anyio
+
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None:
+        sniffio.current_async_library_cvar.set(None)
+    return anyio.run(function, *args)
 
 
 async def awaited(value: Any) -> Any:

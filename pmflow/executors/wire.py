@@ -42,7 +42,7 @@ PLAIN_MARSHAL = 2
 SETUP, CHAINS = "setup", "chains"
 
 # What comes up
-READY, BEGAN, LOGGED, SKIPPED, VALUE, HANDED_ON, ERROR, UNSENDABLE, UNREADABLE, UNKNOWN = range(10)
+READY, BEGAN, LOGGED, PROGRESSED, SKIPPED, VALUE, HANDED_ON, ERROR, UNSENDABLE, UNREADABLE, UNKNOWN = range(11)
 """Those from `VALUE` on are the end of a link; after those up to `HANDED_ON` its chain goes on."""
 
 LOADING = 60.0

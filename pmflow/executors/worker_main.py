@@ -21,6 +21,7 @@ import signal
 import socket
 import types
 from contextvars import Context
+from math import inf
 from time import perf_counter
 
 TYPE_CHECKING = False  # as type checkers know it; to import `typing` takes 4 ms
@@ -47,11 +48,15 @@ def load(file: str) -> Any:
 
 parcels = load("parcels")
 pickling = load("pickling")
+throttle = load("throttle")
 values = load("values")
 wire = load("wire")
 
 FINAL, PLAIN, SHORT = values.FINAL, parcels.PLAIN, parcels.SHORT
 _WELL = (wire.VALUE, wire.HANDED_ON)
+
+_USUAL = ("", None, 1, inf, inf)
+"""What a link says of itself, where it does not say it: name, index, attempt, and its bounds."""
 
 QUICK = 5e-5
 """Seconds below which the system is not asked what a call has cost."""
@@ -68,8 +73,12 @@ class Server:
         self._context = Context()
         self._uncarried: BaseException | None = None
         self._lock = _thread.allocate_lock()
+        self._throttle = throttle.Throttle(self._send)
+        self._throttled = 0
         self._log = Log(self)
         self._number = 0
+        self._about: Any = ""
+        self._thread = _thread.get_ident()
         self._cpu = self._since = 0.0
         self._memory = self._resting = 0
         self._pid = os.getpid()
@@ -139,7 +148,7 @@ class Server:
         self, link: Any, value: Any, files: list[Any], *, last: bool
     ) -> tuple[bool, Any]:
         """Run a link and reply; return whether the chain goes on, and the value."""
-        number, index, args, kwargs, feed, flags = link
+        number, index, args, kwargs, feed, flags, self._about = link
         self._number = number
         loads = type(self._functions[index]) is parcels.Parcel
         if not self._page.begin(number, loads=loads):
@@ -169,9 +178,10 @@ class Server:
                 self._page.begun()
             called = True
             started = perf_counter()
-            value = self._context.copy().run(function, *args, **kwargs)
+            context = self._context.copy()
+            value = context.run(function, *args, **kwargs)
             if type(value) not in FINAL:
-                value = self._context.copy().run(values.finished, value)
+                value = context.run(values.finished, value)
             ended = perf_counter()
             usage = self._usage(started, ended)
             if type(value) in PLAIN and (type(value) not in (str, bytes) or len(value) <= SHORT):
@@ -192,6 +202,8 @@ class Server:
             pass  # closed, or replaced by something that cannot
         if last:
             self._page.has_children = has_children()
+        if self._throttle.waiting is not None:
+            self._throttle.flush()
         self._send(reply, sent)
         return reply[1] in _WELL, value
 
@@ -301,6 +313,25 @@ class Server:
         """Send a log record; from any thread."""
         if self._pid:
             self._send((self._number, wire.LOGGED, record))
+
+    def current(self) -> Any:
+        """Return what the link that runs knows of itself, as a `Current`; None in other threads."""
+        from pmflow.context import Current  # it is here already: whoever asks has it from there
+
+        if _thread.get_ident() != self._thread:
+            return None
+        number, about, started = self._number, self._about, self._page.started
+        about = about if type(about) is tuple else (about,)
+        label, index, attempt, *bounds = about + _USUAL[len(about) :]
+        if self._throttled != number:
+            self._throttled, self._throttle = number, throttle.Throttle(self._send)
+        own = self._throttle
+
+        def tell(fraction: float, message: str) -> None:
+            if self._pid and self._number == number:
+                own.take((number, wire.PROGRESSED, fraction, message, perf_counter()))
+
+        return Current.of(label, index, attempt, started, tuple(bounds), lambda: False, tell)
 
 
 def _fed(args: Any, kwargs: Any, feed: str | int, value: Any) -> tuple[Any, Any]:
@@ -493,11 +524,12 @@ def serve(connection: socket.socket, page: int, name: str) -> None:
     """Be a worker, until the program has gone."""
     # What cloudpickle defines as part of `__main__` is the program's; nothing of this file may be mistaken for it.
     sys.modules["__main__"] = types.ModuleType("__main__")
-    sys._pmflow_worker = True  # type: ignore[attr-defined]  # noqa: SLF001 - `platform.in_worker` looks for it
     try:
         status = wire.Page(page)
         os.close(page)
-        Server(connection, status, name).serve()
+        server = Server(connection, status, name)
+        sys._pmflow_worker = server  # type: ignore[attr-defined]  # noqa: SLF001 - `platform` and `context` look for it
+        server.serve()
     except (ConnectionError, KeyboardInterrupt):
         pass
     except BaseException as defect:  # of ours, or an end of descriptors: say so before the end

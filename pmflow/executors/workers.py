@@ -41,7 +41,7 @@ from typing import Any
 
 from pmflow.errors import ConfigurationError, ShutdownError, TransferError, WorkerCrashedError
 from pmflow.executors import pickling, wire
-from pmflow.executors.base import BEGAN, Call, Delivered, Errand, Logged, Port, Stopped
+from pmflow.executors.base import BEGAN, Call, Delivered, Errand, Logged, Port, Progressed, Stopped
 from pmflow.executors.batches import AHEAD, Batch, links_of
 from pmflow.executors.channel import LATE, OVERHEAD, Held, Item, Worker, crashed, how, outcome_of
 from pmflow.executors.owner import Owner
@@ -450,6 +450,8 @@ class WorkerPool:
                 self._told.append((session.port, head.call, BEGAN))
             elif kind == wire.LOGGED:
                 self._told.append((session.port, head.call, Logged(message[2])))
+            elif kind == wire.PROGRESSED:
+                self._told.append((session.port, head.call, Progressed(message[2:])))
             else:
                 self._give_back(worker, [head])
         elif kind == wire.READY:
@@ -457,7 +459,7 @@ class WorkerPool:
             self._false_starts = 0
         elif kind == wire.SKIPPED:
             self._give_back(worker, [item for item in sent if item.number == number])
-        elif kind != wire.LOGGED:  # which may come from a thread that a call has left behind
+        elif kind not in (wire.LOGGED, wire.PROGRESSED):  # which may come from a thread that a call has left behind
             raise ValueError(f"a reply to link {number}, which it has not been sent")
 
     def _take_reply(self, worker: Worker, session: WorkerSession, message: Any, files: list[File]) -> None:

@@ -160,6 +160,25 @@ def test_under_a_running_loop() -> None:
     assert_type(asyncio.run(main()), str)
 
 
+def test_what_a_process_knows_of_itself() -> None:
+    """`current` gives a `Current`, with numbers that may be missing."""
+
+    def knows() -> int:
+        here = pmflow.current()
+        assert_type(here, pmflow.Current)
+        assert_type((here.id, here.index, here.attempt), tuple[str, "int | None", int])
+        assert_type((here.deadline, here.remaining()), tuple["float | None", "float | None"])
+        here.check_cancelled()
+        here.progress(0.5)
+        here.progress(1, "all of it")
+        return here.attempt
+
+    def hears(event: pmflow.Event) -> None:
+        assert_type((event.progress, event.message), tuple["float | None", "str | None"])
+
+    assert_type(pmflow.run(process(knows), hooks=[hears]).value, int)
+
+
 if __name__ == "__main__":
     for name, test in list(globals().items()):
         if name.startswith("test_"):

@@ -81,3 +81,13 @@ def what_can_be_run() -> None:
     Graph([len])  # error
     Graph(words)  # error
     process(1)  # error
+
+
+def what_a_process_says_of_itself() -> None:
+    """How far it is is a number, with a text; what it knows is read only."""
+    here = pmflow.current()
+    here.progress("half")  # error
+    here.progress(0.5, 1)  # error
+    here.attempt = 2  # error
+    use(here.deadline + 1)  # error
+    pmflow.current("page")  # error
