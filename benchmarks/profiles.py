@@ -11,11 +11,13 @@ that this thread waits (for other threads, for workers) is that of the function 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
 from types import FrameType
 
@@ -38,7 +40,7 @@ STRATEGIES = {
 EVERY = 0.001
 """Seconds from one look to the next."""
 
-PACKAGE = Path(pmflow.__file__).resolve().parent
+PACKAGE = str(Path(pmflow.__file__).parent) + os.sep
 SHOWN = 20
 
 
@@ -48,12 +50,16 @@ class Looks:
 
     own: Counter[str] = field(init=False, default=Factory(Counter))
     within: Counter[str] = field(init=False, default=Factory(Counter))
+    _busy: Lock = field(init=False, default=Factory(Lock))
 
     def look(self, _signal: int, frame: FrameType | None) -> None:
-        """Count one look; what a signal calls."""
+        """Count one look; what a signal calls, and what is left out where the one before takes long."""
+        if not self._busy.acquire(blocking=False):
+            return
         names = list(_names(frame))
         self.own[names[0] if names else ELSEWHERE] += 1
         self.within.update(set(names))
+        self._busy.release()
 
     @contextmanager
     def looking(self) -> Generator[None]:
@@ -74,9 +80,8 @@ def _names(frame: FrameType | None) -> Iterator[str]:
     """Return the functions of pmflow on a stack, the innermost first, as ``engine/plan.py Plan.of``."""
     while frame is not None:
         code = frame.f_code
-        path = Path(code.co_filename)
-        if path.is_relative_to(PACKAGE):
-            yield f"{path.relative_to(PACKAGE)} {getattr(code, 'co_qualname', code.co_name)}"
+        if code.co_filename.startswith(PACKAGE):
+            yield f"{code.co_filename[len(PACKAGE) :]} {getattr(code, 'co_qualname', code.co_name)}"
         frame = frame.f_back
 
 
