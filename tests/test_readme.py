@@ -52,11 +52,12 @@ def test_it_is_short() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 300
 
 
-def test_the_two_commands_stand_once() -> None:
-    """One command shows pmflow at work, the other tests it; .ci/run takes both from here."""
+def test_the_three_commands_stand_once() -> None:
+    """One command shows pmflow at work, one tests it, and .ci/run takes both from here; one measures it."""
     assert [code for language, _, code in blocks() if language == "sh"] == [
         "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/python examples/census.py\n",
         'python3 -m venv .venv && .venv/bin/pip install -q ".[test]" && .venv/bin/python -m pytest\n',
+        'python3 -m venv .venv && .venv/bin/pip install -q ".[bench]" && .venv/bin/python -m benchmarks overhead\n',
     ]
 
 
