@@ -111,7 +111,12 @@ def test_s5_100_000_wide_and_one_process_with_100_000_dependencies() -> None:
 @case(limit=60)
 def test_s5_cancelling_100_000() -> None:
     """A run of 100,000 that is stopped in the middle ends all of them, one result each."""
-    graph = chain_of(MANY, process(anyio.sleep_forever), process(successor_async))
+
+    async def endless() -> int:
+        await anyio.sleep_forever()
+        return 0
+
+    graph = chain_of(MANY, process(endless), process(successor_async))
     run = pmflow.run(graph, timeout=0.1, on_error="return")
     assert {result.state for result in run.values()} == {CANCELLED}
     assert len(run) == MANY
