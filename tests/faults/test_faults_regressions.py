@@ -139,7 +139,7 @@ def wrapped(n: int) -> list[int]:
     return [n]
 
 
-def unwrapped(x: list[int]) -> int:
+def unwrapped(x: list[Any]) -> Any:
     return x[0]
 
 
