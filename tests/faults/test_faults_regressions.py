@@ -335,7 +335,7 @@ def test_who_holds_what_pickling_waits_for_can_run_a_graph_while_calls_are_calle
     found: list[int] = []
 
     def runs() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.001):  # a lock is not fair: who takes it again at once leaves it to nobody
             with GUARD:
                 found.append(pmflow.run(other, inputs={"n": 1}, timeout=PATIENCE).value)
 
