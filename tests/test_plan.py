@@ -520,3 +520,12 @@ def test_garbage_is_collected_again_after_a_large_graph(*, enabled: bool) -> Non
         assert gc.isenabled() is enabled
     finally:
         (gc.enable if was else gc.disable)()
+
+
+def test_what_only_an_overridden_process_needs_does_not_run() -> None:
+    """With targets and without: a second try starts in the middle."""
+    ran: list[str] = []
+    first = process(lambda: ran.append("first"), id="first")
+    graph = Graph([first, process(lambda first: first, id="second"), process(lambda second: second, id="third")])
+    run = pmflow.run(graph, overrides={"second": 5})
+    assert (run["third"].data, list(run), ran) == (5, ["second", "third"], [])

@@ -275,7 +275,9 @@ class Plan:
         for name in targets or ():
             if name not in graph.processes:
                 raise unknown("a target", name, graph)
-        needed = graph.processes.keys() if targets is None else _ancestors(graph, targets, given, inputs)
+        asked = graph.targets if targets is None else targets
+        everything = targets is None and not given  # else what only an overridden process needs does not run
+        needed = graph.processes.keys() if everything else _ancestors(graph, asked, given, inputs)
         keep_all = (keep or ("all" if targets is None else "targets")) == "all"
         planner = _Planner(graph, inputs, given, needed, type, explain)
         with uncollected(len(needed)):
