@@ -284,7 +284,7 @@ class Plan:
             nodes = {name: planner.node(name) for name in graph.order if name in needed}
             check_inputs(graph, inputs)
             _connect(nodes, graph.consumers)
-            plan = cls(nodes, graph.targets if targets is None else targets, given, planner.asks, keep_all=keep_all)
+            plan = cls(nodes, asked, given, planner.asks, keep_all=keep_all)
         plan.inputs, plan.processes = frozenset(inputs), graph.processes
         return plan
 
