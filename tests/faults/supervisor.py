@@ -28,6 +28,7 @@ CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000
 def main() -> None:
     spec = json.load(sys.stdin)
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests were started in the background
     _own_shared_memory()
     shared_before = _shared_memory()
     started = time.monotonic()
