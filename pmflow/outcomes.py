@@ -6,6 +6,7 @@ Times are `time.perf_counter()` floats. Somebody who asks gets a `ProcessResult`
 from __future__ import annotations
 
 from enum import Enum
+from operator import attrgetter
 from typing import Any
 
 from pmflow.errors import ProcessError, text_of
@@ -211,6 +212,9 @@ class Cancelled:
         self.progress = progress
 
 
+_STARTED = attrgetter("started")
+
+
 class Mapped:
     """All elements of a mapped process have ended."""
 
@@ -218,8 +222,12 @@ class Mapped:
 
     def __init__(self, elements: list[Outcome], now: float) -> None:
         self._elements = elements
-        self.started = min((began(each) for each in elements), default=now)
         self.ended = now
+        if set(map(type, elements)) == {Success}:  # a million of them, it may be
+            self.started = min(map(_STARTED, elements))
+            self.state = ProcessState.COMPLETED
+            return
+        self.started = min((began(each) for each in elements), default=now)
         if any(type(each) is Failure and each.required for each in elements):
             self.state = ProcessState.FAILED
         elif any(type(each) is Skipped and each.failed for each in elements):
@@ -233,7 +241,7 @@ class Mapped:
     def value(self) -> Any:
         """The values of the elements that have one, or their handles; RELEASED if any of them is."""
         values = [each.value for each in self._elements if type(each) is Success]
-        return RELEASED if any(value is RELEASED for value in values) else values
+        return RELEASED if Released in set(map(type, values)) else values
 
 
 Outcome = Success | Failure | Skipped | Cancelled | Mapped

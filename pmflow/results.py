@@ -319,7 +319,11 @@ def result_of(key: str, outcome: Outcome, strategy: ProcessType, clock: Clock) -
 
 def _value(_key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) -> Any:
     value = getattr(outcome, "value", None)
-    if type(outcome) is Mapped and type(value) is list and any(isinstance(each, Handle) for each in value):
+    if (
+        type(outcome) is Mapped
+        and type(value) is list
+        and any(issubclass(each, Handle) for each in set(map(type, value)))
+    ):
         return Handles(value)
     return value
 
@@ -377,6 +381,9 @@ _DERIVED: dict[str, Callable[[str, Outcome, ProcessType, Clock], Any]] = {
     "fallback": lambda _key, outcome, _strategy, _clock: _stands_in(outcome),
     "progress": _progress,
 }
+
+
+_KINDS: tuple[type[Outcome], ...] = (Success, Failure, Skipped, Cancelled)
 
 
 class Run(Mapping[str, ProcessResult[Any]], Generic[T]):
@@ -496,27 +503,31 @@ class Run(Mapping[str, ProcessResult[Any]], Generic[T]):
     def success(self) -> bool:
         """Whether no required process failed and none was cancelled."""
         return not any(
-            (type(each) is Failure and each.required) or type(each) is Cancelled for _, _, each in self._each()
+            type(each) is Cancelled or each.required  # type: ignore[union-attr]  # else it is a failure
+            for _, _, each in self._each(Failure, Cancelled)
         )
 
     @property
     def failures(self) -> dict[str, ProcessResult[Any]]:
         """The results that FAILED, by id; of a mapped process its elements."""
-        return {name: self[name] for name, _, each in self._each() if type(each) is Failure}
+        return {name: self[name] for name, _, _ in self._each(Failure)}
 
     @property
     def skipped(self) -> dict[str, ProcessResult[Any]]:
         """The results that were SKIPPED, by id."""
-        return {name: self[name] for name, _, each in self._each() if type(each) is Skipped}
+        return {name: self[name] for name, _, _ in self._each(Skipped)}
 
-    def _each(self) -> Iterator[tuple[str, str, Outcome]]:
-        """Every process and element: name, id of its process, outcome."""
+    def _each(self, *kinds: type[Outcome]) -> Iterator[tuple[str, str, Outcome]]:
+        """Every process and element, or those that ended in one of some kinds: name, id of its process, outcome."""
+        wanted = frozenset(kinds or _KINDS)
         for name, outcome in self._outcomes.items():
-            if type(outcome) is Mapped:
+            if type(outcome) is not Mapped:
+                if type(outcome) in wanted:
+                    yield name, name, outcome
+            elif not wanted.isdisjoint(map(type, self._elements[name])):  # of a million, it may be none
                 for index, element in enumerate(self._elements[name]):
-                    yield f"{name}_{index}", name, element
-            else:
-                yield name, name, outcome
+                    if type(element) in wanted:
+                        yield f"{name}_{index}", name, element
 
     # As text
 

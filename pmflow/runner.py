@@ -456,7 +456,7 @@ class _Execution:
         nodes = request.plan.nodes
         failed = [
             (name, nodes[base].process, each)
-            for name, base, each in run._each()  # noqa: SLF001 - elements too
+            for name, base, each in run._each(Failure)  # noqa: SLF001 - elements too
             if type(each) is Failure and each.required
         ]
         return _workflow_error(run, failed) if failed else None

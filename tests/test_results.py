@@ -770,9 +770,15 @@ async def test_what_waits_for_its_retry_is_cancelled() -> None:
 @pytest.mark.parametrize("own", [True, False], ids=["of the process", "not of the process"])
 def test_fail_fast_of_a_process_comes_first(*, own: bool) -> None:
     """A process's own `fail_fast` overrides the run's, for its failure."""
-    failing = process(lambda: 1 // 0, id="failing", type="async", fail_fast=own)
-    after = process(lambda: "ran", id="after", type="thread")
-    late = process(lambda after: after, id="late")
+    failed = threading.Event()
+
+    def fail() -> None:
+        failed.set()
+        raise ZeroDivisionError
+
+    failing = process(fail, id="failing", type="async", fail_fast=own)
+    after = process(lambda: failed.wait(20), id="after", type="thread")
+    late = process(lambda after: after, id="late", type="async")
     run = pmflow.run([failing, after, late], on_error="return", fail_fast=not own)
     assert run["failing"].state is FAILED
     assert run["late"].state is (CANCELLED if own else DONE)

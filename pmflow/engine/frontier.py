@@ -63,8 +63,8 @@ class _Lane:
             heappush(self.heap, priority)
         return bucket
 
-    def take(self, limit: int) -> list[Unit]:
-        """Remove and return the first ones."""
+    def take(self, limit: int, grain: Callable[[Name], int] | None = None) -> list[Unit]:
+        """Remove and return the first ones; of maps that have a ``grain`` (more than 1), so many elements as one."""
         taken: list[Unit] = []
         heap = self.heap
         while heap and limit > len(taken):
@@ -72,8 +72,13 @@ class _Lane:
             while bucket and limit > len(taken):
                 entry = bucket[0]
                 if type(entry) is _Span:
-                    stop = min(entry.stop, entry.start + limit - len(taken))
-                    taken += [(entry.name, index) for index in range(entry.start, stop)]
+                    name, start, room = entry.name, entry.start, limit - len(taken)
+                    size = 1 if grain is None else grain(name)
+                    stop = min(entry.stop, start + room * size)
+                    if size == 1:
+                        taken += [(name, index) for index in range(start, stop)]
+                    else:
+                        taken += [(name, range(at, min(at + size, stop))) for at in range(start, stop, size)]
                     entry.start = stop
                     if stop < entry.stop:
                         break
@@ -187,10 +192,18 @@ class Frontier:
             copy._make_ready(name)
         return copy
 
-    def take_ready(self, lane: str = "", limit: int = 1 << 62) -> list[Unit]:
-        """Remove and return up to ``limit`` ready units of a lane, most urgent first."""
+    def take_ready(
+        self, lane: str = "", limit: int = 1 << 62, grain: Callable[[Name], int] | None = None
+    ) -> list[Unit]:
+        """Remove and return up to ``limit`` ready units of a lane, most urgent first.
+
+        Args:
+            lane: which.
+            limit: how many.
+            grain: says of a mapped unit how many of its elements are taken as one, ``("page", range(0, 100))``.
+        """
         found = self._lanes.get(lane)
-        return found.take(limit) if found is not None and found.heap else []
+        return found.take(limit, grain) if found is not None and found.heap else []
 
     def first(self, lane: str) -> tuple[Priority, int] | None:
         """Return the priority of the most urgent units of a lane, and how many they are; None if nothing is ready."""
@@ -316,6 +329,13 @@ class Frontier:
             if index < other.size and all(self._maps[source].ended[index] for source in other.sources):
                 place, priority = self._place(follower)
                 self._lanes.setdefault(place, _Lane()).bucket(priority).append((follower, index))
+        return self.complete(name)
+
+    def succeed_all(self, name: Name, elements: range) -> bool:
+        """Note that elements next to one another have ended, of a unit that none follows; True if all have by now."""
+        each = self._maps[name]
+        each.ended[elements.start : elements.stop] = b"\x01" * len(elements)
+        each.ended_count += len(elements)
         return self.complete(name)
 
     def _make_ready(self, name: Name) -> None:

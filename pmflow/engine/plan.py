@@ -125,6 +125,7 @@ class Plan:
         keep_all: whether every value is kept.
         conditional: whether any process has a condition.
         gates: id to where it is taken from, of those that have a limit.
+        in_blocks: mapped ids of whose elements nobody has to hear before many of them have ended.
         aligned: mapped id to the mapped ids it goes along with, element by element.
         inputs: the names of the inputs.
         replaced: ids of processes in whose place others run.
@@ -148,6 +149,7 @@ class Plan:
         "conditional",
         "gates",
         "given",
+        "in_blocks",
         "inputs",
         "keep_all",
         "nodes",
@@ -193,6 +195,7 @@ class Plan:
         self.gates = {name: gate_of(node) for name, node in nodes.items() if node.settings.limit is not None}
         _settle_values(self)
         _prioritise(self)
+        self.in_blocks = frozenset(name for name in self.aligned if _is_for_blocks(nodes[name]))
         self._beginning = self._frontier()
 
     def filled(self, inputs: Mapping[str, Any]) -> Plan:
@@ -630,6 +633,15 @@ def _contract(plan: Plan) -> None:
             before.next = node
             node.unit = before.unit
             length[before.unit] = links + 1
+
+
+def _is_for_blocks(node: Node) -> bool:
+    """Whether elements of a map can be sent to workers many at a time: nothing is said of each but its function."""
+    settings = node.settings
+    plain = settings.timeout is None and settings.limit is None and settings.when is None
+    if not plain or node.lane is not WORKER or node.hands_on or type(node.process) is not FunctionProcess:
+        return False
+    return not node.process._function.positional  # noqa: SLF001 - they are passed by name
 
 
 def _separate(plan: Plan) -> None:

@@ -24,7 +24,7 @@ whatever else it delivers is late, and is dropped.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from heapq import heapify, heappop, heappush
 from math import inf
@@ -51,9 +51,22 @@ from pmflow.engine.attempt import (
 )
 from pmflow.engine.gates import Gates
 from pmflow.engine.loops import Loop
-from pmflow.engine.plan import ELEMENT, INLINE, LANES, SOME, STAGE, TASK, Node, Plan, check_sequence, wanted
+from pmflow.engine.plan import ELEMENT, INLINE, LANES, SOME, STAGE, TASK, WORKER, Node, Plan, check_sequence, wanted
 from pmflow.errors import InputError, ProcessError, WorkerCrashedError
-from pmflow.executors.base import Began, Call, Errand, Logged, Progressed, Sealed, Session, Stopped
+from pmflow.executors.base import (
+    Began,
+    Block,
+    BlockSession,
+    Call,
+    Errand,
+    Logged,
+    Part,
+    Progressed,
+    Sealed,
+    Session,
+    Split,
+    Stopped,
+)
 from pmflow.graph import AFTER, EACH, forgives
 from pmflow.limits import Limit, Rate
 from pmflow.outcomes import (
@@ -76,8 +89,11 @@ AGAIN = 0.25
 STARTS = 1_000
 """How many calls are handed to a lane in a turn, so that the loop gets its passes."""
 
+BLOCKS = 8
+"""How many blocks are begun for each slot: one that runs, one that waits there, and more for those who are quick."""
+
 Key = Any
-"""The id of a process, or ``(id, index)`` for an element."""
+"""The id of a process, ``(id, index)`` for an element, or ``(id, range)`` for a block of them."""
 
 Emit = Callable[..., None]
 
@@ -143,6 +159,7 @@ class Scheduler:
         self._ends: deque[tuple[Node, Key, Outcome]] = deque()
         self._uses = {} if plan.keep_all else {name: wanted(plan.nodes, node) for name, node in plan.nodes.items()}
         self._gates = Gates(plan, limits) if plan.gates else None
+        self._in_blocks = plan.in_blocks if emit is None else frozenset[str]()  # who listens hears of each element
         self.loop: Loop
         self._sessions: Mapping[str, Session]
 
@@ -162,6 +179,8 @@ class Scheduler:
         self._thread = get_ident()
         async with loop:
             self._sessions = sessions = open_sessions(self)
+            if self._in_blocks and not isinstance(sessions[WORKER], BlockSession):
+                self._in_blocks = frozenset()
             try:
                 if self._timeout is not None:
                     self._until = perf_counter() + self._timeout
@@ -249,10 +268,7 @@ class Scheduler:
         if self._gates is not None:
             self._admit(self._gates)
         for lane, session in self._sessions.items():
-            room = min(session.window - self._held[lane], STARTS)
-            if STAGE in lane:
-                room = 0 if self._runs_ahead(lane) else min(room, self._some() - self._held[lane])
-            units = self._frontier.take_ready(lane, room) if room > 0 else ()
+            units = self._take(lane, session)
             for unit in units:
                 if type(unit) is tuple:
                     self._begin_element(*unit)
@@ -270,6 +286,33 @@ class Scheduler:
             if len(units) == STARTS:
                 self.loop.wake()
         return self._more
+
+    def _take(self, lane: str, session: Session) -> Sequence[Any]:
+        """Take what is ready in a lane, as much as there is room for."""
+        room = min(session.window - self._held[lane], STARTS)
+        if STAGE in lane:
+            room = 0 if self._runs_ahead(lane) else min(room, self._some() - self._held[lane])
+        if lane is WORKER and self._in_blocks:
+            return self._take_blocks(session, room)  # type: ignore[arg-type]  # see `run`
+        return self._frontier.take_ready(lane, room) if room > 0 else ()
+
+    def _take_blocks(self, session: BlockSession, room: int) -> Sequence[Any]:
+        """Take what is ready for workers; of short calls many at a time, of unknown ones a few, to know them."""
+        unit = self._frontier.next(WORKER)
+        if unit is None:
+            return ()
+        if type(unit) is tuple and unit[0] in self._in_blocks:
+            grain = self._grain(session, unit[0])
+            if grain != 1:
+                room = min(room, BLOCKS * session.slots - self._held[WORKER])
+                self._more |= grain == 0 and room > 0  # to send it may be enough: other runs have had it
+        if room <= 0:
+            return ()
+        return self._frontier.take_ready(WORKER, room, lambda name: self._grain(session, name) or 1)
+
+    def _grain(self, session: BlockSession, name: str) -> int:
+        node = self.plan.nodes[name]
+        return session.grain(self._function(node)) if name in self._in_blocks else 1
 
     def _admit(self, gates: Gates) -> None:
         """Begin what its limit lets begin: retries first, then what is ready."""
@@ -351,10 +394,13 @@ class Scheduler:
             last.feed = feed(link)
             link = link.next
 
+    def _function(self, node: Node) -> Callable[..., Any]:
+        settings = node.settings
+        return self._checked(node) if settings.validation_rules or settings.outputs else node.process.entry
+
     def _call(self, node: Node, key: Key, label: str, args: Any, kwargs: Any) -> Call:
         settings = node.settings
-        function = self._checked(node) if settings.validation_rules or settings.outputs else node.process.entry
-        call = Call(key, label, function, args, kwargs, None, node.priority, self._context)
+        call = Call(key, label, self._function(node), args, kwargs, None, node.priority, self._context)
         if settings.timeout is not None or self._until != inf:
             call.bounds = (inf if settings.timeout is None else settings.timeout, self._until)
         if self._emit is not None:
@@ -423,7 +469,19 @@ class Scheduler:
             known = self._read[id(value)] = (value, sequence(name, source, value))
         return known[1]
 
-    def _begin_element(self, name: str, index: int) -> None:
+    def _begin_block(self, name: str, elements: range) -> None:
+        node = self.plan.nodes[name]
+        columns = {parameter: each[elements.start : elements.stop] for parameter, each in self.sequences[name].items()}
+        function, shared = self._function(node), self._shared[name]
+        block = Block(name, elements, function, shared, columns, node.priority, self._context)
+        if self._until != inf:
+            block.bounds = (inf, self._until)
+        self._submit(node, block)
+
+    def _begin_element(self, name: str, index: int | range) -> None:
+        if type(index) is range:
+            self._begin_block(name, index)
+            return
         node = self.plan.nodes[name]
         key = (name, index)
         try:
@@ -472,6 +530,9 @@ class Scheduler:
         if kind in _MEANWHILE:
             self._take_meanwhile(call, outcome)
             return
+        if type(call) is Block:
+            self._settle_block(node, call, outcome)
+            return
         if kind is Sealed:
             outcome = outcome.open()
             kind = type(outcome)
@@ -514,6 +575,62 @@ class Scheduler:
         else:
             self._held[node.lane] -= 1
         self._not_well(node, call, outcome)
+
+    def _settle_block(self, node: Node, block: Block, outcome: Part | Split | Stopped) -> None:
+        """Take what has come of a block's elements."""
+        if isinstance(outcome, Part):
+            if outcome.plain:
+                block.at = outcome.start + len(outcome.outcomes)
+                self._leave_behind(node, block)
+                self._record_elements(node, outcome.start, outcome.outcomes)
+                return
+            for index, each in enumerate(outcome.outcomes, outcome.start):
+                self._settle_single(node, block, index, each)
+        elif isinstance(outcome, Split):
+            rest = outcome.rest
+            block.end = rest.start
+            self._running[rest.key] = rest
+            self._held[node.lane] += 1
+            self._leave_behind(node, block)
+            if self.stopped_by is not None:
+                self._give_up(node, rest)
+        else:  # what has not been done of it is done one by one: together it cannot be
+            undone = range(block.at, block.end)
+            block.at = block.end
+            self._leave_behind(node, block)
+            for index in undone if self.stopped_by is None else ():
+                self._begin_element(node.id, index)
+
+    def _leave_behind(self, node: Node, block: Block) -> None:
+        """Forget a block that has no elements left."""
+        if block.at >= block.end and self._running.pop(block.key, None) is not None:
+            self._held[node.lane] -= 1
+
+    def _settle_single(self, node: Node, block: Block, index: int, outcome: Any) -> None:
+        """Take what has come of one element, as if it had been sent for itself."""
+        call = block.single(index)
+        if type(outcome) in _MEANWHILE:
+            self._take_meanwhile(call, outcome)
+            return
+        block.at = index + 1
+        self._leave_behind(node, block)
+        self._running[call.key] = call
+        self._held[node.lane] += 1
+        self._settle(call, outcome)
+
+    def _record_elements(self, node: Node, start: int, outcomes: list[Any]) -> None:
+        """Record elements next to one another that have ended well."""
+        name = node.id
+        elements, stop = self.elements[name], start + len(outcomes)
+        if stop > len(elements):
+            elements.extend([None] * (stop - len(elements)))
+        elements[start:stop] = outcomes
+        if self._uses and not self._uses[name] and name not in self.plan.asked:
+            for outcome in outcomes:
+                outcome.value = RELEASED
+        if self._frontier.succeed_all(name, range(start, stop)):
+            self._complete([name])
+            self._record_ends()
 
     def _take_meanwhile(self, call: Call, outcome: Began | Logged | Errand | Progressed) -> None:
         """Take what an executor has delivered of a call that goes on."""

@@ -23,7 +23,7 @@ from contextvars import Context
 from functools import partial
 from heapq import heapify, heappop, heappush
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol, Union
+from typing import TYPE_CHECKING, Any, Protocol, Union, runtime_checkable
 
 from pmflow.context import UNBOUNDED, Current
 
@@ -126,6 +126,77 @@ class Call:
         return (*self.args[:feed], value, *self.args[feed:]), self.kwargs
 
 
+class Block(Call):
+    """Calls of one function for the elements ``start`` to ``stop - 1`` of a map: one thing to send.
+
+    They are begun one after the other, and each has an outcome of its own, delivered for the block within a `Part`.
+    An executor may hand a block's end to somebody else, who is then a block of his own (`Split`), and it may give all
+    of it back that has had no outcome, with a `Stopped` for the block.
+
+    Attributes:
+        name: the map's.
+        columns: parameter to the values of these elements; ``kwargs`` are what they share.
+        at: the first of them that has had no outcome, by the run's own count; ``end``: the first that it has not got.
+    """
+
+    __slots__ = ("at", "columns", "end", "name", "singles", "start", "stop")
+
+    def __init__(  # noqa: PLR0913, PLR0917 - a record, made in one place
+        self,
+        name: str,
+        elements: range,
+        function: Callable[..., Any],
+        kwargs: Mapping[str, Any],
+        columns: Mapping[str, Sequence[Any]],
+        priority: Priority = 0,
+        context: Context | None = None,
+    ) -> None:
+        super().__init__((name, elements), name, function, (), kwargs, None, priority, context)
+        self.name = name
+        self.columns = columns
+        self.start, self.stop = elements.start, elements.stop
+        self.at, self.end = self.start, self.stop
+        self.singles: dict[int, Call] = {}
+
+    def single(self, index: int) -> Call:
+        """Return one of its calls, to everybody the same."""
+        known = self.singles.get(index)
+        if known is None:
+            kwargs = {**self.kwargs, **{name: column[index - self.start] for name, column in self.columns.items()}}
+            label = f"{self.name}_{index}"
+            known = Call((self.name, index), label, self.function, (), kwargs, None, self.priority, self.context)
+            known.bounds = self.bounds
+            known = self.singles.setdefault(index, known)  # whoever came first, in whichever thread
+        return known
+
+    def part(self, start: int, stop: int) -> Block:
+        """Return some of its calls as a block."""
+        columns = {name: column[start - self.start : stop - self.start] for name, column in self.columns.items()}
+        block = Block(self.name, range(start, stop), self.function, self.kwargs, columns, self.priority, self.context)
+        block.bounds = self.bounds
+        return block
+
+
+class Part:
+    """Outcomes of a block, from element ``start`` on; ``plain``: all are `Success`, and no value is a handle."""
+
+    __slots__ = ("outcomes", "plain", "start")
+
+    def __init__(self, start: int, outcomes: list[Any], *, plain: bool = False) -> None:
+        self.start = start
+        self.outcomes = outcomes
+        self.plain = plain
+
+
+class Split:
+    """The end of a block goes elsewhere, as a block of its own: ``rest``."""
+
+    __slots__ = ("rest",)
+
+    def __init__(self, rest: Block) -> None:
+        self.rest = rest
+
+
 class Stopped:
     """A link was given up; ``ended`` says whether its work has really ended, ``worker`` who had begun it."""
 
@@ -199,7 +270,7 @@ class Errand:
         self.run = run
 
 
-Delivered = Union["Success", "Failure", Stopped, Began, Logged, Progressed, Sealed, Errand]
+Delivered = Union["Success", "Failure", Stopped, Began, Logged, Progressed, Sealed, Errand, Part, Split]
 
 Deliver = Callable[[Call, Delivered], object]
 
@@ -247,6 +318,18 @@ class Session(Protocol):
 
     def close(self) -> None:
         """End the session; every link submitted has had its outcome."""
+
+
+@runtime_checkable
+class BlockSession(Session, Protocol):
+    """One run's use of an executor that takes blocks, too."""
+
+    slots: int
+    """How many calls may run at once."""
+
+    def grain(self, function: Callable[..., Any]) -> int:
+        """Return how many calls of a function are to be one `Block`; 0 as long as that is not known."""
+        ...
 
 
 class Executor(Protocol):

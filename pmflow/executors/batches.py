@@ -7,11 +7,11 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from pmflow.executors import wire
+from pmflow.executors.base import Block, Call
 from pmflow.executors.channel import Item, Worker
 from pmflow.executors.surroundings import NOTHING_CARRIED
 
 if TYPE_CHECKING:
-    from pmflow.executors.base import Call
     from pmflow.executors.parcels import File
     from pmflow.executors.sessions import WorkerSession
 
@@ -55,7 +55,9 @@ class Batch:
         Raises:
             OSError: there are no descriptors for what is large in it; it has not been added.
         """
-        if item.call.then is None:
+        if type(item.call) is Block:
+            self._chains.append(self._block(item))
+        elif item.call.then is None:
             self._chains.append(self._link(item))
             item.last = item.number
         else:
@@ -77,20 +79,34 @@ class Batch:
             self._may_be_long = False
             self.room -= cost or 0.0
 
+    def _block(self, item: Item) -> tuple[Any, ...]:
+        number = self.worker.number + 1
+        packed = item.packed_block(number, self._index(item), self.files)
+        item.last = number + item.stop - item.at - 1
+        self._given(item, number, item.last)
+        return packed
+
     def _link(self, item: Item) -> tuple[Any, ...]:
-        worker, function = self.worker, item.function
-        index = worker.functions.get(function.token)
+        number = self.worker.number + 1
+        link = item.packed(number, self._index(item), self.files)
+        self._given(item, number, number)
+        return link
+
+    def _index(self, item: Item) -> int:
+        """Return what the worker knows the function by; it is sent along if that is new."""
+        known, function = self.worker.functions, item.function
+        index = known.get(function.token)
         if index is None:
             packed = function.parcel.packed(self.files)
-            index = worker.functions[function.token] = len(worker.functions)
+            index = known[function.token] = len(known)
             self._functions[index] = packed
-        number = worker.number + 1
-        link = item.packed(number, index, self.files)
-        worker.number = item.number = number
-        item.worker = worker
+        return index
+
+    def _given(self, item: Item, number: int, last: int) -> None:
+        item.number, self.worker.number = number, last
+        item.worker = self.worker
         if item.size:
             self.session.taken(item)
-        return link
 
     def message(self) -> tuple[Any, ...]:
         """Return it as a worker takes it."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pmflow.context import UNBOUNDED
 from pmflow.errors import ProcessError, TransferError, WorkerCrashedError, text_of
 from pmflow.executors import pickling, wire
-from pmflow.executors.base import Call, Sealed
+from pmflow.executors.base import Block, Call, Sealed
 from pmflow.executors.parcels import File, Parcel, above_standard, anonymous_file
 from pmflow.executors.platform import describe_exit
 from pmflow.outcomes import RELEASED, Failure, Handle, Success
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 OVERHEAD = 5e-6
 """Seconds that a call costs in a worker beside its function."""
 
+
+WITHIN = 3e-6
+"""Seconds that a call within a block costs there beside its function."""
 
 SEEN = 0.0005
 """Seconds after which what a processor has written is seen by all others, by three orders of magnitude."""
@@ -85,15 +88,19 @@ class Item:
         args: plain values, and parcels if it has ``parcels``; so ``kwargs``.
         near: it is to run where its large arguments were made.
         size: bytes that were encoded for it, and no worker has taken.
-        number: that of the link in its ``worker``, while it is there.
-        last: the number of the last link of its chain there.
+        number: that of the link in its ``worker``, while it is there; of a block that of the first without a reply.
+        last: the number of the last link of its chain, or block, there.
+        at: of a block, the element that ``number`` stands for; ``stop``: the one before which it ends.
+        columns: of a block, parameter to the values of its elements, as ``args``.
         cost: the seconds it is expected to take, with the rest of its chain; None if nobody knows.
         unsent: the link behind it, which could not be encoded, and why.
     """
 
     __slots__ = (
         "args",
+        "at",
         "call",
+        "columns",
         "cost",
         "function",
         "kwargs",
@@ -102,6 +109,7 @@ class Item:
         "number",
         "parcels",
         "size",
+        "stop",
         "unsent",
         "worker",
     )
@@ -113,7 +121,8 @@ class Item:
         self.kwargs: Mapping[str, Any] = NO_NAMES
         self.size = 0
         self.parcels = self.near = False
-        self.number = self.last = 0
+        self.number = self.last = self.at = self.stop = 0
+        self.columns: Mapping[str, Sequence[Any]] = NO_NAMES
         self.cost: float | None = None
         self.worker: Worker | None = None
         self.unsent: tuple[Call, TransferError] | None = None
@@ -123,6 +132,8 @@ class Item:
         call: Call | None = self.call
         if call.then is None:  # type: ignore[union-attr]  # nearly all are
             pace = self.function.pace.seconds
+            if type(call) is Block:
+                return None if pace is None else (self.stop - self.at) * (pace + WITHIN)
             return None if pace is None else pace + OVERHEAD
         total = 0.0
         while call is not None and call.handle is not None:
@@ -133,13 +144,34 @@ class Item:
             call = call.then
         return total
 
+    @property
+    def waits(self) -> bool:
+        """Whether some of it waits behind what its worker runs, and may begin elsewhere."""
+        return type(self.call) is Block and self.number < self.last
+
+    def covers(self, number: int) -> bool:
+        """Whether a link is one of the block."""
+        return self.number <= number <= self.last
+
+    def packed_block(self, number: int, index: int, files: list[File]) -> tuple[Any, ...]:
+        """Return a block as a frame holds it: what has had no reply."""
+        block: Block = self.call  # type: ignore[assignment]
+        some = slice(self.at - block.start, self.stop - block.start)
+        columns = {name: column[some] for name, column in self.columns.items()}
+        kwargs = self.kwargs
+        if self.parcels:
+            columns = {name: [_packed(each, files) for each in column] for name, column in columns.items()}
+            kwargs = {name: _packed(each, files) for name, each in kwargs.items()}
+        bounds = () if block.bounds is UNBOUNDED else block.bounds
+        return number, index, kwargs, columns, (block.name, self.at, *bounds)
+
     def packed(self, number: int, index: int, files: list[File]) -> tuple[Any, ...]:
         """Return it as a frame holds it."""
         call = self.call
         args, kwargs = self.args, self.kwargs
         if self.parcels:
-            args = [each.packed(files) if isinstance(each, Parcel) else each for each in args]
-            kwargs = {name: each.packed(files) if isinstance(each, Parcel) else each for name, each in kwargs.items()}
+            args = [_packed(each, files) for each in args]
+            kwargs = {name: _packed(each, files) for name, each in kwargs.items()}
         flags = (wire.OBSERVED if call.observed else 0) | (wire.HAND_ON if call.hand_on else 0)
         about: Any = call.label
         if call.bounds is not UNBOUNDED or call.attempt > 1:
@@ -147,6 +179,10 @@ class Item:
         elif type(call.key) is tuple:
             about = about, call.key[1]
         return number, index, args, kwargs, call.feed, flags, about
+
+
+def _packed(value: Any, files: list[File]) -> Any:
+    return value.packed(files) if isinstance(value, Parcel) else value
 
 
 class Worker:
@@ -204,6 +240,10 @@ class Worker:
             return float("inf")
         return self.load - self.sent[0].cost
 
+    def has_waiting(self) -> bool:
+        """Whether something waits behind what it runs."""
+        return len(self.sent) > 1 or (bool(self.sent) and self.sent[0].waits)
+
     def has_room(self, ahead: float) -> bool:
         """Whether it can take more chains of its run, so that it does not run out of them."""
         if self.ending or self.stale or self.waiting or self.recall is not None or self.ahead >= ahead:
@@ -212,8 +252,11 @@ class Worker:
 
     def expected_to_end(self) -> float:
         """Return when what it runs is expected to end (`time.perf_counter()`)."""
-        head = self.sent[0]
-        started = self.page.since if self.page.running == head.number else perf_counter()
+        head, running = self.sent[0], self.page.running
+        if head.waits and running > head.number:
+            pace = head.function.pace.seconds or 0.0
+            return self.page.since + (head.last - running + 1) * (pace + WITHIN)
+        started = self.page.since if running == head.number else perf_counter()
         return started + (head.cost or 0.0)
 
     def note(self, item: Item, cost: float | None) -> None:
@@ -247,7 +290,7 @@ class Worker:
         if self.page.running + 1 < self.skipped_to:
             if head.number >= self.skipped_to:
                 return False
-            first = min(first, head.last + 1)
+            first = min(first, self.page.running + 1 if head.waits else head.last + 1)
         self.skipped_to = self.number + 1
         self.page.skip(first, self.skipped_to)
         self.recall = first, perf_counter() + SEEN

@@ -47,6 +47,9 @@ PAGE = mmap.ALLOCATIONGRANULARITY
 PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
 """Types whose values need no parcel: a frame can hold them as they are."""
 
+SIMPLE = PLAIN - {str, bytes}
+"""Those of them whose values are always short."""
+
 SHORT = 1 << 16
 """Characters of a text, or bytes, up to which that is true of them."""
 

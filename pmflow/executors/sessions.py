@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from pmflow.errors import PerformanceWarning, ShutdownError, TransferError
 from pmflow.executors import parcels, pickling
-from pmflow.executors.base import Call, Port, PriorityQueue, Stopped
-from pmflow.executors.channel import Held, Item, Worker
-from pmflow.executors.parcels import LARGE, Parcel, attached, is_plain
+from pmflow.executors.base import Block, Call, Port, PriorityQueue, Stopped
+from pmflow.executors.channel import WITHIN, Held, Item, Worker
+from pmflow.executors.parcels import LARGE, SIMPLE, Parcel, attached, is_plain
 from pmflow.outcomes import Failure
 
 if TYPE_CHECKING:
@@ -44,6 +44,12 @@ IN_FLIGHT = 8 << 20
 
 MOST = 2_000
 """Calls that are begun ahead at most."""
+
+TOGETHER = 0.001
+"""Seconds of work that make a block."""
+
+LIGHT = 1_000
+"""Bytes that calls take or return, up to which they are put into blocks."""
 
 _tokens = itertools.count()
 
@@ -132,6 +138,14 @@ class WorkerSession:
                 raise
         self._burst.clear()
 
+    def grain(self, function: Callable[..., Any]) -> int:
+        """Return how many calls of a function make a block; 0 as long as nobody knows how long it takes."""
+        known = self._functions.get(id(function))
+        pace = None if known is None else known.pace.seconds
+        if pace is None:
+            return 0
+        return max(1, int(TOGETHER / (pace + WITHIN))) if self._weight < LIGHT else 1
+
     def _encoded(self) -> list[Call]:
         """Take chains that are not encoded, as many as there is room for, and encode them; refuse those that cannot."""
         encoded: list[Call] = []
@@ -149,10 +163,10 @@ class WorkerSession:
         return encoded
 
     def refuse(self, call: Call, error: Exception) -> None:
-        """End a call that cannot be sent."""
+        """End a call that cannot be sent; of a block the run tries one by one."""
         call.stopped = True
         now = perf_counter()
-        self.port.deliver(call, Failure(error, now, now))
+        self.port.deliver(call, Stopped(now, ended=True) if type(call) is Block else Failure(error, now, now))
 
     def began(self, call: Call) -> float:
         """Return when a call began, by the status page of its worker."""
@@ -246,7 +260,16 @@ class WorkerSession:
                 name: value if is_plain(value) else self._parcel(item, name, value)
                 for name, value in call.kwargs.items()
             }
+        if type(call) is Block:
+            item.at, item.stop = call.start, call.stop
+            item.columns = {name: self._column(item, name, column) for name, column in call.columns.items()}
         return item
+
+    def _column(self, item: Item, parameter: str, column: Sequence[Any]) -> Sequence[Any]:
+        """Return the values of a parameter as they are sent."""
+        if SIMPLE.issuperset(map(type, column)):
+            return column
+        return [value if is_plain(value) else self._parcel(item, parameter, value) for value in column]
 
     def _parcel(self, item: Item, parameter: int | str, value: Any) -> Parcel:
         """Return an argument as a parcel."""

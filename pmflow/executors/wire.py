@@ -11,6 +11,9 @@ outlives the worker. Links are numbered from 1 in the order in which they are se
 
 Each worker has a *status page*, shared with the program: the number of the link that it runs, written before the link
 is opened, and when that was. So the program knows what a death has cost, and what has not begun.
+
+A *block* is many links of one function, with numbers next to one another. To send each of their replies for itself
+would cost more than they do, so a worker writes them into the page, where they outlive it too, and sends them together.
 """
 
 from __future__ import annotations
@@ -42,14 +45,19 @@ PLAIN_MARSHAL = 2
 SETUP, CHAINS = "setup", "chains"
 
 # What comes up
-READY, BEGAN, LOGGED, PROGRESSED, SKIPPED, VALUE, HANDED_ON, ERROR, UNSENDABLE, UNREADABLE, UNKNOWN = range(11)
-"""Those from `VALUE` on are the end of a link; after those up to `HANDED_ON` its chain goes on."""
+READY, BEGAN, LOGGED, PROGRESSED, SKIPPED, VALUES, VALUE, HANDED_ON, ERROR, UNSENDABLE, UNREADABLE, UNKNOWN = range(12)
+"""Those from `VALUE` on are the end of a link; after those up to `HANDED_ON` its chain goes on. `SKIPPED` of a link of
+a block is that of all that follow in it; `VALUES` are of several of its links."""
 
 LOADING = 60.0
 """Seconds in which a function is loaded, with what its module imports, before its call begins to be charged for it."""
 
 # What may be asked of a link
 OBSERVED, HAND_ON = 1, 2
+
+BLOCK = 5
+"""Fields of a block in a frame: its first number, function, what its links share, columns, and what it says of itself;
+a link has more."""
 
 
 class TruncatedError(OSError):
@@ -138,19 +146,24 @@ class Frames:
 
 
 class Page:
-    """A worker's status page: what it runs, and what it is not to begin.
+    """A worker's status page: what it runs, what it is not to begin, and what it has not sent yet.
 
     ``skip`` is a pair of numbers: links from the first on and before the second are not to begin. The worker writes
     what it begins before it reads that; the program writes that, waits until what the worker had written can be seen,
     and reads what it has begun. So of each link one of the two knows that it is not for the other.
     """
 
-    SIZE = mmap.PAGESIZE
+    _KEPT = mmap.PAGESIZE
+    ROOM = 1 << 16
+    """Bytes for what is kept."""
+
+    SIZE = _KEPT + ROOM
 
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, self.SIZE)
         self._numbers = memoryview(self._map).cast("q")
         self._times = memoryview(self._map).cast("d")
+        self._count = self._end = 0
 
     def begin(self, number: int, *, loads: bool = False) -> bool:
         """Say that a link begins; False if it is not to.
@@ -200,3 +213,44 @@ class Page:
     @has_children.setter
     def has_children(self, value: bool) -> None:
         self._numbers[4] = value
+
+    @property
+    def resting(self) -> int:
+        """Bytes that the worker holds between calls."""
+        return self._numbers[7]
+
+    @resting.setter
+    def resting(self, value: int) -> None:
+        self._numbers[7] = value
+
+    def keep(self, data: bytes) -> bool:
+        """Keep the marshalled reply of the link that runs; False if there is no room."""
+        at = self._KEPT + self._end
+        end = self._end + len(data)
+        if end > self.ROOM:
+            return False
+        self._map[at : at + len(data)] = data
+        self._end = end
+        self._count += 1
+        numbers = self._numbers
+        numbers[6] = end
+        numbers[5] = self._count  # last: what is counted is there
+        return True
+
+    def taken(self) -> tuple[int, bytes]:
+        """Return how many replies are kept, and all of them, to be sent; they are kept no more once they are."""
+        return self._count, self._map[self._KEPT : self._KEPT + self._end]
+
+    def clear(self) -> None:
+        """Keep nothing any more; in the worker."""
+        self._numbers[5] = self._count = self._end = 0
+
+    def left(self) -> tuple[int, bytes]:
+        """Return how many replies a worker that has died had not sent, or not cleared, and all of them."""
+        numbers = self._numbers
+        return numbers[5], self._map[self._KEPT : self._KEPT + numbers[6]]
+
+
+def listed(count: int, data: bytes) -> list[Any]:
+    """Return things that were marshalled one by one, and put next to one another."""
+    return marshal.loads(b"[" + count.to_bytes(4, "little") + data)  # type: ignore[no-any-return]  # noqa: S302 - its own

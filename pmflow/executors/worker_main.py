@@ -15,6 +15,7 @@ if sys.path[:1] == [__file__.rpartition("/")[0]]:
 import _signal  # type: ignore[import-not-found]  # its functions make no enumerations, which cost more than they
 import _thread
 import importlib.util
+import marshal
 import os
 import resource
 import signal
@@ -52,7 +53,7 @@ throttle = load("throttle")
 values = load("values")
 wire = load("wire")
 
-FINAL, PLAIN, SHORT = values.FINAL, parcels.PLAIN, parcels.SHORT
+FINAL, PLAIN = values.FINAL, parcels.PLAIN
 _WELL = (wire.VALUE, wire.HANDED_ON)
 
 _USUAL = ("", None, 1, inf, inf)
@@ -60,6 +61,9 @@ _USUAL = ("", None, 1, inf, inf)
 
 QUICK = 5e-5
 """Seconds below which the system is not asked what a call has cost."""
+
+TOGETHER = 0.001
+"""Seconds for which the replies of a block's links are kept, to be sent together."""
 
 
 class Server:
@@ -77,6 +81,7 @@ class Server:
         self._throttled = 0
         self._log = Log(self)
         self._number = 0
+        self._since_sent = 0.0
         self._about: Any = ""
         self._thread = _thread.get_ident()
         self._cpu = self._since = 0.0
@@ -132,6 +137,8 @@ class Server:
         for chain in chains:
             if type(chain) is list:
                 self._run_chain(chain, files, last=chain is last)
+            elif len(chain) == wire.BLOCK:
+                self._run_block(chain, files, last=chain is last)
             else:
                 self._run_link(chain, None, files, last=chain is last)
 
@@ -143,6 +150,85 @@ class Server:
             if not well:
                 self._page.has_children = has_children()
                 return
+
+    def _run_block(self, block: Any, files: list[Any], *, last: bool) -> None:
+        """Run the links of a block, one after the other."""
+        number, index, kwargs, columns, about = block
+        name, first, *bounds = about
+        self._since_sent = perf_counter()
+        packed = list in {type(each) for column in (kwargs.values(), *columns.values()) for each in column}
+        for place, values_of_one in enumerate(zip(*columns.values())):  # noqa: B905 - they are of one length
+            given = dict(zip(columns, values_of_one))  # noqa: B905
+            if kwargs:
+                given.update(kwargs)
+            if type(self._functions[index]) is parcels.Parcel or self._uncarried is not None:
+                usual = f"{name}_{first + place}", first + place, 1, *bounds
+                self._run_link((number + place, index, (), given, None, 0, usual), None, files, last=last)
+                if type(self._functions[index]) is parcels.Parcel:
+                    return  # it is not here: the program has been told, and has the rest for somebody else
+                continue
+            self._about = [name, first - number, *bounds]
+            if not self._run_one(number + place, self._functions[index], given, files, packed=packed):
+                break
+        if last:
+            self._page.has_children = has_children()
+        self._send_kept()
+
+    def _run_one(self, number: int, function: Any, given: dict[str, Any], files: list[Any], *, packed: bool) -> bool:
+        """Run a link of a block, and keep its reply if it is a usual one; False if it has not begun."""
+        self._number = number
+        page = self._page
+        if not page.begin(number):
+            self._send_kept()
+            self._send((number, wire.SKIPPED))
+            return False
+        sent: list[Any] = []
+        started = ended = 0.0
+        value = reply = None
+        try:
+            if packed:
+                given = {
+                    name: self._opened(each, files) if type(each) is list else each for name, each in given.items()
+                }
+            started = perf_counter()
+            context = self._context.copy()
+            value = context.run(function, **given)
+            if type(value) not in FINAL:
+                value = context.run(values.finished, value)
+            ended = perf_counter()
+            if ended - started >= QUICK or not parcels.is_plain(value):
+                reply = self._reply_with(number, value, sent, started, ended)
+        except BaseException as error:
+            reply = self._reply_of(number, error, None, sent, started or None)
+        self._tidy_up()
+        if reply is None and page.keep(marshal.dumps((number, value, started, ended), wire.PLAIN_MARSHAL)):
+            if ended - self._since_sent > TOGETHER:
+                self._send_kept()
+            return True
+        self._send_kept()
+        self._send(reply or self._reply_with(number, value, sent, started, ended), sent)
+        return True
+
+    def _send_kept(self) -> None:
+        """Send the replies that are kept."""
+        count, data = self._page.taken()
+        if count:
+            self._send((0, wire.VALUES, count, data, self._resting))
+            self._page.clear()
+        self._since_sent = perf_counter()
+
+    def _tidy_up(self) -> None:
+        """Have this process be as it was before the call; before anybody hears of its end."""
+        if self._pid == 0:
+            os._exit(0)  # the function has forked, and returned in both
+        self._surroundings.restore()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except (AttributeError, OSError, ValueError):
+            pass  # closed, or replaced by something that cannot
+        if self._throttle.waiting is not None:
+            self._throttle.flush()
 
     def _run_link(  # noqa: C901, PLR0912, PLR0915 - the path of every call: calls cost
         self, link: Any, value: Any, files: list[Any], *, last: bool
@@ -183,34 +269,23 @@ class Server:
             if type(value) not in FINAL:
                 value = context.run(values.finished, value)
             ended = perf_counter()
-            usage = self._usage(started, ended)
-            if type(value) in PLAIN and (type(value) not in (str, bytes) or len(value) <= SHORT):
-                reply = (number, wire.VALUE, value, started, ended, *usage)
-            elif flags & wire.HAND_ON:
-                reply = (number, wire.HANDED_ON, None, started, ended, *usage)
+            if flags & wire.HAND_ON and not parcels.is_plain(value):
+                reply = (number, wire.HANDED_ON, None, started, ended, *self._usage(started, ended))
             else:
-                reply = self._with_value(number, value, sent, started, ended, usage)
+                reply = self._reply_with(number, value, sent, started, ended)
         except BaseException as error:
             reply = self._reply_of(number, error, value, sent, started if called else None)
-        if self._pid == 0:
-            os._exit(0)  # the function has forked, and returned in both
-        self._surroundings.restore()
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        except (AttributeError, OSError, ValueError):
-            pass  # closed, or replaced by something that cannot
+        self._tidy_up()
         if last:
             self._page.has_children = has_children()
-        if self._throttle.waiting is not None:
-            self._throttle.flush()
         self._send(reply, sent)
         return reply[1] in _WELL, value
 
-    def _with_value(
-        self, number: int, value: Any, sent: list[Any], started: float, ended: float, usage: tuple[float, int]
-    ) -> tuple[Any, ...]:
-        """Return the reply with a value that has to be pickled."""
+    def _reply_with(self, number: int, value: Any, sent: list[Any], started: float, ended: float) -> tuple[Any, ...]:
+        """Return the reply of a link that has returned a value."""
+        usage = self._usage(started, ended)
+        if parcels.is_plain(value):
+            return (number, wire.VALUE, value, started, ended, *usage)
         try:
             return (number, wire.VALUE, self._packed(value, sent), started, ended, *usage)
         except BaseException as error:
@@ -279,6 +354,7 @@ class Server:
         if self._peak >= 0:
             os.pwrite(self._peak, b"5", 0)  # the kernel's mark of the most memory begins anew, at what there is
             self._resting = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
+        self._page.resting = self._resting
 
     def _error(self, number: int, kind: int, error: BaseException, started: float, ended: float) -> tuple[Any, ...]:
         """Return an exception as a reply: itself if it survives the journey, and its traceback as text."""
@@ -320,7 +396,11 @@ class Server:
 
         if _thread.get_ident() != self._thread:
             return None
-        number, about, started = self._number, self._about, self._page.started
+        about: Any = self._about
+        number, started = self._number, self._page.started
+        if type(about) is list:  # of a block
+            name, offset, *bounds = about
+            about = f"{name}_{number + offset}", number + offset, 1, *bounds
         about = about if type(about) is tuple else (about,)
         label, index, attempt, *bounds = about + _USUAL[len(about) :]
         if self._throttled != number:
@@ -398,12 +478,27 @@ SIGNALS = [int(getattr(signal, name)) for name in _NAMES.split() if hasattr(sign
 TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
+class Watched(dict):  # type: ignore[type-arg]  # there is no Any here
+    """What `os.environ` keeps its values in; knows whether any has been written."""
+
+    changed = False
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.changed = True
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: Any) -> None:
+        self.changed = True
+        super().__delitem__(key)
+
+
 class Surroundings:
     """Folder, environment, umask, signal handlers and timers of this process, as calls find them."""
 
     def __init__(self, name: str) -> None:
         self._name = os.fsencode(name)
-        self._data = vars(os.environ)["_data"]  # to compare it costs 0.3 us, through its door 30
+        self._data = Watched(vars(os.environ)["_data"])  # to look there costs 0.03 us, through its door 30
+        vars(os.environ)["_data"] = vars(os.environb)["_data"] = self._data
         self._known: dict[Any, Any] = {}
         self._folder = -1
         self._umask = os.umask(0)
@@ -424,15 +519,17 @@ class Surroundings:
             self._folder = opened
         self._set({**environment, os.fsencode(MARKER): self._name})
         self._known = dict(self._data)
+        self._data.changed = False
 
     def restore(self) -> None:
         """Undo what a call has changed."""
-        if self._data != self._known:
+        if self._data.changed:
             self._set({os.fsencode(key): os.fsencode(value) for key, value in self._known.items()})
+            self._data.changed = False
         if self._folder >= 0:
             os.fchdir(self._folder)
         os.umask(self._umask)
-        _signal.setitimer(signal.ITIMER_REAL, 0)
+        _signal.alarm(0)  # the same timer as ITIMER_REAL, in half the time
         current = self._current()
         if current != self._handlers:
             for timer in TIMERS:  # whoever sets one of the others has a handler for it: without, it kills

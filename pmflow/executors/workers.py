@@ -32,7 +32,7 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from math import inf
@@ -40,8 +40,20 @@ from time import perf_counter
 from typing import Any
 
 from pmflow.errors import ConfigurationError, ShutdownError, TransferError, WorkerCrashedError
-from pmflow.executors import pickling, wire
-from pmflow.executors.base import BEGAN, Call, Delivered, Errand, Logged, Port, Progressed, Stopped
+from pmflow.executors import blocks, pickling, wire
+from pmflow.executors.base import (
+    BEGAN,
+    Block,
+    Call,
+    Delivered,
+    Errand,
+    Logged,
+    Part,
+    Port,
+    Progressed,
+    Split,
+    Stopped,
+)
 from pmflow.executors.batches import AHEAD, Batch, links_of
 from pmflow.executors.channel import LATE, OVERHEAD, Held, Item, Worker, crashed, how, outcome_of
 from pmflow.executors.owner import Owner
@@ -117,7 +129,8 @@ class WorkerPool:
         self._workers: dict[str, Worker] = {}
         self._sessions: set[WorkerSession] = set()
         self._turns: deque[WorkerSession] = deque()
-        self._told: list[tuple[Port, Call, Delivered]] = []
+        self._told: deque[tuple[Port, Call, Delivered]] = deque()
+        self._telling = threading.RLock()
         self._surroundings: Surroundings | None = None
         self._lost: list[str] = []
         self._false_starts = 0
@@ -198,8 +211,7 @@ class WorkerPool:
             if self._hand_out():
                 self._hearing.expect()
             self._hearing.notice()
-            told = self._taken()
-        self._tell(told)
+        self._tell()
 
     def stop(self, session: WorkerSession, call: Call) -> None:
         """Give up a call; what has arrived counts."""
@@ -219,8 +231,7 @@ class WorkerPool:
                 if item.worker is worker and not call.stopped:
                     self._stop_sent(worker, item)
                 self._hand_out()
-            told = self._taken()
-        self._tell(told)
+        self._tell()
 
     def _stop_sent(self, worker: Worker, item: Item) -> None:
         """Give up a call that a worker has: kill the worker if it has begun, else call it back.
@@ -254,15 +265,14 @@ class WorkerPool:
         for link in links_of(item):
             session.taken(link)
 
-    def _taken(self) -> list[tuple[Port, Call, Delivered]]:
-        told, self._told = self._told, []
-        return told
-
-    @staticmethod
-    def _tell(told: Iterable[tuple[Port, Call, Delivered]]) -> None:
-        """Deliver outcomes, without the lock: a port may do as it likes."""
-        for port, call, outcome in told:
-            port.deliver(call, outcome)
+    def _tell(self) -> None:
+        """Deliver outcomes, in order, and without the pool's lock: a port may do as it likes."""
+        told = self._told
+        while told:
+            with self._telling:
+                while told:
+                    port, call, outcome = told.popleft()
+                    port.deliver(call, outcome)
 
     # Handing out
 
@@ -280,7 +290,7 @@ class WorkerPool:
                 turns.popleft()
         waits = False
         for worker, batch in filled.items():
-            waits |= len(worker.sent) > 1
+            waits |= worker.has_waiting()
             session = batch.session
             if session.is_behind():  # the run's thread may be waiting for room; it is told in the name of a call it has
                 with suppress(IndexError):
@@ -323,6 +333,9 @@ class WorkerPool:
         """End a call for which there are no descriptors."""
         call = item.call
         self._taken_out(session, item)
+        if type(call) is Block:
+            self._stopped(session, call)
+            return
         call.handle = None
         refused = TransferError(
             f"'{call.label}' cannot receive its arguments in a worker process: {error}; allow more open files "
@@ -371,7 +384,11 @@ class WorkerPool:
         """Take what a worker has said."""
         try:
             for message, descriptors in worker.receive():
-                if not descriptors and message[1] == wire.VALUE and self._take_value(worker, message):
+                kind = message[1]
+                if kind == wire.VALUES:
+                    self._take_values(worker, *message[2:])
+                    continue
+                if not descriptors and kind == wire.VALUE and self._take_value(worker, message):
                     continue
                 self._take(worker, message, [File(each) for each in descriptors])
             if worker.frames.error is not None:
@@ -398,9 +415,15 @@ class WorkerPool:
         session, worker.closed = worker.session, True
         if session is None or not worker.sent:
             return
-        item = worker.done()
-        call = worker.killed_for = item.call
-        call.handle = None
+        item = worker.sent[0]
+        call = item.call
+        if type(call) is Block:
+            self._salvage(worker)
+            if not worker.sent:
+                return
+            item = worker.sent[0]
+            call = item.call.single(item.at) if type(item.call) is Block else item.call
+        worker.killed_for = call
         reason = (
             f"its reply could not be received ({error})"
             if isinstance(error, OSError)
@@ -413,6 +436,12 @@ class WorkerPool:
             elapsed=perf_counter() - worker.page.since,
         )
         failure = Failure(failed, worker.page.since, perf_counter(), worker=worker.pid)
+        if type(item.call) is Block:
+            self._told.append((session.port, item.call, Part(item.at, [failure])))
+            self._advance(worker, session, item, 1)
+            return
+        worker.done()
+        call.handle = None
         self._told.append((session.port, call, failure))
 
     def _take_value(self, worker: Worker, message: Any) -> bool:
@@ -426,7 +455,7 @@ class WorkerPool:
             return False
         item = sent[0]
         call = item.call
-        if item.number != number or call.then is not None or session.window != MOST:
+        if item.number != number or type(call) is Block or call.then is not None or session.window != MOST:
             return False
         worker.done()
         call.handle = None  # they know one another: the arguments are to go with the last reference, not as garbage
@@ -441,8 +470,10 @@ class WorkerPool:
         """Take one message."""
         number, kind = message[0], message[1]
         session, sent = worker.session, worker.sent
-        if session is not None and sent and sent[0].number == number:
-            head = sent[0]
+        head = sent[0] if sent else None
+        if session is not None and head is not None and type(head.call) is Block and head.covers(number):
+            self._take_of_block(worker, session, head, message, files)
+        elif session is not None and head is not None and head.number == number:
             if kind >= wire.VALUE:
                 self._take_reply(worker, session, message, files)
             elif kind == wire.BEGAN:
@@ -461,6 +492,98 @@ class WorkerPool:
             self._give_back(worker, [item for item in sent if item.number == number])
         elif kind not in (wire.LOGGED, wire.PROGRESSED):  # which may come from a thread that a call has left behind
             raise ValueError(f"a reply to link {number}, which it has not been sent")
+
+    # Blocks
+
+    def _take_values(self, worker: Worker, count: int, data: bytes, memory: int) -> None:
+        """Take the plain values of elements of the block that a worker runs; those that are known are left out."""
+        session, sent = worker.session, worker.sent
+        if session is None or not sent or type(sent[0].call) is not Block:
+            return
+        item = sent[0]
+        outcomes, mean = blocks.successes(wire.listed(count, data), item.number, worker.pid, memory)
+        if outcomes:
+            item.function.pace.note(mean)
+            self._told.append((session.port, item.call, Part(item.at, outcomes, plain=True)))
+            self._advance(worker, session, item, len(outcomes))
+
+    def _take_of_block(
+        self, worker: Worker, session: WorkerSession, item: Item, message: Any, files: list[File]
+    ) -> None:
+        """Take a message on one element of a block."""
+        number, kind = message[0], message[1]
+        block: Block = item.call  # type: ignore[assignment]  # that is why it is taken here
+        index = item.at + number - item.number
+        if kind == wire.SKIPPED:
+            self._give_back_rest(worker, item, number)
+        elif kind == wire.LOGGED:
+            self._told.append((session.port, block, Part(index, [Logged(message[2])])))
+        elif kind == wire.PROGRESSED:
+            self._told.append((session.port, block, Part(index, [Progressed(message[2:])])))
+        elif kind == wire.UNKNOWN:
+            worker.done()
+            self._again_by_value(worker, session, item, message, files)
+        else:
+            call = block.single(index)
+            outcome = outcome_of(call, message, files, worker)
+            call.started = message[3]
+            item.function.pace.note(message[4] - call.started)
+            if isinstance(outcome, Success) and type(outcome.value) is Held:
+                session.weigh(outcome.value.parcel.size)
+            self._told.append((session.port, block, Part(index, [outcome])))
+            self._advance(worker, session, item, 1)
+
+    def _advance(self, worker: Worker, session: WorkerSession, item: Item, count: int) -> None:
+        """Note that elements of the block that a worker runs have had their outcomes."""
+        item.at += count
+        item.number += count
+        if item.number <= item.last:
+            return
+        worker.done()
+        item.call.handle = None
+        if item.call.stopped:
+            self._stopped(session, item.call)  # what had been called back of it
+        self._freed(worker)
+
+    def _give_back_rest(self, worker: Worker, item: Item, number: int) -> None:
+        """Take the end of a block away from a worker, which has not begun it."""
+        session = worker.session
+        if session is None or number > item.last:
+            return
+        if number <= item.number:
+            self._give_back(worker, [item])
+            return
+        if not item.call.stopped:
+            rest, its_item = blocks.rest(item, number)
+            self._told.append((session.port, item.call, Split(rest)))
+            self._queue_again(session, its_item, None)
+        item.stop = item.at + number - item.number
+        item.last = number - 1
+
+    def _salvage(self, worker: Worker) -> None:
+        """Take what a worker that has died had done, and not sent."""
+        with suppress(Exception):  # it may have written there what it should not
+            self._take_values(worker, *worker.page.left(), worker.page.resting)
+
+    def _bury_block(self, worker: Worker, session: WorkerSession, item: Item, code: int, *, spared: bool) -> None:
+        """Charge the element that a worker was running when it died; the others go elsewhere."""
+        block: Block = item.call  # type: ignore[assignment]  # that is why it is buried here
+        begun = item.number <= worker.page.running
+        if begun and (block.stopped or not spared):
+            call = block.single(item.at)
+            if block.stopped:
+                call.started = worker.page.since
+                end: Delivered = Stopped(perf_counter(), ended=True, worker=worker.pid)
+            else:
+                end = self._crash(worker, call, code)
+            self._told.append((session.port, block, Part(item.at, [end])))
+            item.at += 1
+        if block.stopped:
+            self._stopped(session, block)
+        elif item.at < item.stop:
+            self._queue_again(session, item, None)
+
+    # Replies
 
     def _take_reply(self, worker: Worker, session: WorkerSession, message: Any, files: list[File]) -> None:
         """Take the end of the link that a worker was running."""
@@ -557,7 +680,7 @@ class WorkerPool:
     def _look(self) -> float | None:
         """Call back what waits for longer than it should; return in how many seconds to look again."""
         workers = self._workers.values()
-        if not any(len(worker.sent) > 1 or worker.recall is not None or worker.stopping for worker in workers):
+        if not any(worker.has_waiting() or worker.recall is not None or worker.stopping for worker in workers):
             return None
         now = perf_counter()
         again = inf
@@ -569,9 +692,7 @@ class WorkerPool:
             if worker.recall is not None:
                 first, moment = worker.recall
                 if now >= moment:
-                    worker.recall = None
-                    running = worker.page.running
-                    self._give_back(worker, [each for each in worker.sent if each.number >= max(first, running + 1)])
+                    self._recall(worker, first)
                 again = min(again, TICK / 2)
             elif worker.stopping:
                 given_up = next((item for item in worker.sent if item.call.stopped), None)
@@ -579,14 +700,23 @@ class WorkerPool:
                 if given_up is not None:
                     self._stop_sent(worker, given_up)
                 again = min(again, TICK / 2)
-            elif len(worker.sent) > 1:
+            elif worker.has_waiting():
                 left = worker.expected_to_end() - now
                 session = worker.session
                 if left < -TICK or (left > TICK and free and session and len(session.workers) < session.slots):
-                    worker.call_back(worker.sent[1].number)
+                    worker.call_back(worker.page.running + 1 if worker.sent[0].waits else worker.sent[1].number)
                     left = TICK / 2
                 again = min(again, max(left, 0) + TICK)
         return None if again == inf else again
+
+    def _recall(self, worker: Worker, first: int) -> None:
+        """Take away from a worker what was called back and has not begun."""
+        worker.recall = None
+        first = max(first, worker.page.running + 1)
+        head = worker.sent[0]
+        self._give_back(worker, [each for each in worker.sent if each.number >= first])
+        if worker.sent and worker.sent[0] is head and head.waits:
+            self._give_back_rest(worker, head, first)
 
     # Hearing
 
@@ -626,9 +756,8 @@ class WorkerPool:
                 self._safely(partial(self._attend, who, events))
             self._safely(self._hand_out)
             again = self._safely(self._tick)
-            told = self._taken()
             nap = self._nap()
-        self._tell(told)
+        self._tell()
         return again, nap
 
     def _nap(self) -> float:
@@ -764,6 +893,7 @@ class WorkerPool:
             return
         self._unwatch(worker)
         worker.let_go()
+        self._salvage(worker)
         session, code = worker.session, worker.code or 0
         if session is not None:
             session.workers.discard(worker)
@@ -776,7 +906,9 @@ class WorkerPool:
             for item in reversed(worker.sent):
                 item.worker, call = None, item.call
                 lost = call.feed is not None and worker.value is RELEASED
-                if call.stopped:
+                if type(call) is Block:
+                    self._bury_block(worker, session, item, code, spared=spared)
+                elif call.stopped:
                     self._stopped(session, call, worker)
                 elif (item.number <= running and not spared) or lost:
                     self._charge(worker, session, call, code)
@@ -791,11 +923,15 @@ class WorkerPool:
 
     def _charge(self, worker: Worker, session: WorkerSession, call: Call, code: int) -> None:
         call.handle = None
+        self._told.append((session.port, call, self._crash(worker, call, code)))
+
+    def _crash(self, worker: Worker, call: Call, code: int) -> Failure:
+        """Return the end of a call whose worker has died."""
         now = perf_counter()
         started = worker.page.since
         before, self._starved = self._starved, starved() if code == -9 else self._starved  # noqa: PLR2004 - SIGKILL
         error = crashed(call, code, now - started, starved=self._starved > before)
-        self._told.append((session.port, call, Failure(error, started, now, worker=worker.pid)))
+        return Failure(error, started, now, worker=worker.pid)
 
     def _false_start(self, how: str) -> bool:
         """Count a worker that did not come up; give up, and say so, after some in a row with no other at work."""
@@ -811,6 +947,9 @@ class WorkerPool:
             while session.queue:
                 call = session.queue.pop()
                 self._taken_out(session, call.handle)
+                if type(call) is Block:
+                    self._stopped(session, call)
+                    continue
                 error = WorkerCrashedError(
                     f"'{call.label}' was not started: {MOST_FALSE_STARTS} workers in a row ended at once "
                     f"({how}); see what this command says: {line}",
@@ -838,10 +977,9 @@ class WorkerPool:
                 for worker in self._workers.values():
                     for item in worker.sent if worker.session is not None else ():
                         self._stopped(worker.session, item.call)  # type: ignore[arg-type]  # it was just looked at
-                told = self._taken()
             finally:
                 self.lock.release()
-            self._tell(told)
+            self._tell()
         owner.close(CLOSING)
         workers, held = self._workers, self._keeper
         if held is not None:
