@@ -11,7 +11,7 @@ What it shows:
 - ``map_over`` a list of links that only the run knows: each book goes its own way, from its link to its row;
 - ``limit="shop"``: a limit by name, shared by processes; the run says what it is, here so many requests a second;
   ``limit=2`` is a process's own: at most two at once;
-- ``retries`` with growing delays, for what may pass (`Busy`, a timeout) and not for what will not (a page that is gone);
+- ``retries`` with growing delays, for what may pass (`BusyError`, a timeout), not for a page that is gone;
 - ``required=False``: what fails is left out; ``fallback=None``: what fails is None instead;
 - pages are fetched in threads, since that waits, and parsed in worker processes, since that computes;
 - ``list[ProcessResult]``: the report takes what became of each page, and not only the good ones.
@@ -50,11 +50,11 @@ class Book(TypedDict):
     stock: str
 
 
-class Busy(OSError):
+class BusyError(OSError):
     """A server that may have an answer the next time."""
 
 
-PATIENCE = RetryStrategy(max_retries=2, delay_seconds=0.1, jitter=0.5, retry_on=(Busy, TimeoutError))
+PATIENCE = RetryStrategy(max_retries=2, delay_seconds=0.1, jitter=0.5, retry_on=(BusyError, TimeoutError))
 
 
 @process(limit="shop", retries=PATIENCE, timeout=5)
@@ -98,9 +98,11 @@ def report(
         if parse.success:
             copies = "?" if count.fallback else count.data
             rows.append(f"{parse.data['price']:8.2f} {copies:>7}  {parse.data['title']}")
-        for result in (fetch, parse, count):
-            if result.exception is not None:  # also of one that has its fallback
-                missing.append(f"{urlsplit(link).path}, {result.process_id}, {result.attempts} x: {result.exception!r}")
+        missing += [
+            f"{urlsplit(link).path}, {result.process_id}, {result.attempts} x: {result.exception!r}"
+            for result in (fetch, parse, count)
+            if result.exception is not None  # also of one that has its fallback
+        ]
     title = f"{len(rows)} of {len(links)} books\n\n   price  copies  title"
     return "\n".join([title, *rows, "", f"Missing: {len(missing)}", *missing])
 
@@ -113,7 +115,7 @@ def fetched(url: str) -> str:
         answer = connection.getresponse()
         text = answer.read().decode()
     if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        raise Busy(f"{answer.status} {answer.reason}")
+        raise BusyError(f"{answer.status} {answer.reason}")
     if answer.status != HTTPStatus.OK:
         raise OSError(f"{answer.status} {answer.reason}")
     return text
@@ -134,10 +136,11 @@ class Fields(HTMLParser):
         self.found: dict[str, list[str]] = {}
         self.within: str | None = None
 
-    def handle_starttag(self, _tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Take a link, and remember the class."""
         self.within = dict(attrs).get("class")
-        self.found.setdefault("href", []).extend(value for name, value in attrs if name == "href" and value)
+        if tag == "a":
+            self.found.setdefault("href", []).append(dict(attrs).get("href") or "")
 
     def handle_data(self, data: str) -> None:
         """Take a text."""

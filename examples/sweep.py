@@ -2,9 +2,9 @@
 
     python examples/sweep.py [--customers 20000] [--patience 1.0] [--plot waits.svg]
 
-A queue is simulated for every combination of three parameters: how many customers come, how many counters are open, and
-how much the time at a counter varies. Where it varies as much as chance makes it, the mean wait has a formula (Erlang's)
-that the simulation can be held against.
+A queue is simulated for every combination of three parameters: how many customers come, how many counters are open,
+and how much the time at a counter varies. Where it varies as chance does, the mean wait has a formula, Erlang's, that
+the simulation is held against.
 
 What it shows:
 
