@@ -146,6 +146,7 @@ class Fields(HTMLParser):
         """Take a text."""
         if self.within:
             self.found.setdefault(self.within, []).append(data)
+            self.within = None
 
 
 # The shop: a server of the standard library, on one of its worse days
@@ -204,6 +205,8 @@ class Shop(BaseHTTPRequestHandler):
 @contextmanager
 def shop() -> Generator[str]:
     """Be open on a free port of this machine, for as long as the context lasts; gives the address."""
+    Shop.asked.clear()
+    Shop.closed.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), Shop) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
