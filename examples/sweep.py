@@ -41,21 +41,21 @@ class Cell(TypedDict):
     """What one simulation says: plain data, with the parameters, which a reduce wants to know."""
 
     rate: float
-    open: int
+    count: int
     variation: float
     wait: float
     late: float
 
 
-@process(type="process", map_over=cross(rate="rates", open="counters", variation="variations"))
-def cell(rate: float, open: int, variation: float, customers: int, patience: float = 1.0) -> Cell:  # noqa: A002
+@process(type="process", map_over=cross(rate="rates", count="counters", variation="variations"))
+def cell(rate: float, count: int, variation: float, customers: int, patience: float = 1.0) -> Cell:
     """Simulate one shop: in a worker process. ``wait`` is the mean, ``late`` the share of those who wait too long.
 
     Customers come at random, ``rate`` a minute, and take the counter that is free first. A service takes a fixed share
     of its time, and the rest is exponential: ``variation`` is 0 for a machine, and 1 for anything.
     """
-    random = Random(f"{rate} {open} {variation}")  # noqa: S311 - a simulation
-    free = [0.0] * open  # when each counter is free again: a heap
+    random = Random(f"{rate} {count} {variation}")  # noqa: S311 - a simulation
+    free = [0.0] * count  # when each counter is free again: a heap
     now = total = 0.0
     late = 0
     for _ in range(customers):
@@ -65,26 +65,26 @@ def cell(rate: float, open: int, variation: float, customers: int, patience: flo
         late += wait > patience
         service = MEAN_SERVICE * (1 - variation + variation * random.expovariate(1.0))
         heapq.heapreplace(free, now + wait + service)
-    return {"rate": rate, "open": open, "variation": variation, "wait": total / customers, "late": late / customers}
+    return {"rate": rate, "count": count, "variation": variation, "wait": total / customers, "late": late / customers}
 
 
-def erlang(rate: float, open: int) -> float:  # noqa: A002
+def erlang(rate: float, count: int) -> float:
     """Return the mean wait where variation is 1; infinite where more come than can be served.
 
     A. K. Erlang, 1917: the chance to wait (Erlang C) over the rate at which the queue gets shorter.
     """
     load = rate * MEAN_SERVICE
-    if load >= open:
+    if load >= count:
         return math.inf
-    all_busy = load**open / math.factorial(open) * open / (open - load)
-    chance = all_busy / (sum(load**n / math.factorial(n) for n in range(open)) + all_busy)
-    return chance * MEAN_SERVICE / (open - load)
+    all_busy = load**count / math.factorial(count) * count / (count - load)
+    chance = all_busy / (sum(load**n / math.factorial(n) for n in range(count)) + all_busy)
+    return chance * MEAN_SERVICE / (count - load)
 
 
 @process
 def table(cell: list[Cell]) -> str:
     """Reduce to a table of the mean waits: a row for each rate and variation, and one for what the formula says."""
-    counters = sorted({each["open"] for each in cell})
+    counters = sorted({each["count"] for each in cell})
     lines = ["rate  variation" + "".join(f"{number:>9}" for number in counters)]
     for (rate, variation), shops in by_shop(cell):
         lines.append(f"{rate:4}  {variation:9}" + "".join(f"{each['wait']:9.2f}" for each in shops))
@@ -98,7 +98,7 @@ def answer(cell: list[Cell], tolerated: float = 0.05) -> list[str]:
     """Reduce to what was asked: the fewest counters at which few wait too long, for each rate and variation."""
     lines: list[str] = []
     for (rate, variation), shops in by_shop(cell):
-        enough = next((str(each["open"]) for each in shops if each["late"] <= tolerated), "more than were tried")
+        enough = next((str(each["count"]) for each in shops if each["late"] <= tolerated), "more than were tried")
         lines.append(f"{rate} customers a minute, variation {variation}: {enough}")
     return lines
 
@@ -106,7 +106,7 @@ def answer(cell: list[Cell], tolerated: float = 0.05) -> list[str]:
 def by_shop(cells: list[Cell]) -> Iterator[tuple[tuple[float, float], list[Cell]]]:
     """Yield each rate and variation with its cells, the fewest counters first."""
     for key, group in groupby(
-        sorted(cells, key=lambda each: (each["rate"], each["variation"], each["open"])),
+        sorted(cells, key=lambda each: (each["rate"], each["variation"], each["count"])),
         key=lambda each: (each["rate"], each["variation"]),
     ):
         yield key, list(group)
@@ -126,8 +126,8 @@ def drawing(cell: list[Cell], plot: str = "") -> str:
     figure = Figure(figsize=(4.5 * len(variations), 4), layout="constrained")
     panels = figure.subplots(1, len(variations), sharey=True, squeeze=False)[0]
     for variation, panel in zip(variations, panels, strict=True):
-        for number in sorted({each["open"] for each in cell}):
-            line = [each for each in cell if (each["open"], each["variation"]) == (number, variation)]
+        for number in sorted({each["count"] for each in cell}):
+            line = [each for each in cell if (each["count"], each["variation"]) == (number, variation)]
             panel.plot([each["rate"] for each in line], [each["wait"] for each in line], "o-", label=f"{number} open")
         panel.set(title=f"variation {variation}", xlabel="customers a minute", ylabel="mean wait, minutes")
         panel.set_yscale("log")

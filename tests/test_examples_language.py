@@ -115,7 +115,7 @@ def test_sweep_is_what_the_formula_says(example: ModuleType) -> None:
     assert [example.erlang(0.5, 1), round(example.erlang(1.5, 2), 6)] == [1.0, 1.285714]  # M/M/1, M/M/2: textbooks
     axes = {"rates": [0.5, 2.5], "counters": [1, 3], "variations": [1.0]}
     run = pmflow.run(example, inputs={**axes, "customers": 60_000})
-    cells = [(each["rate"], each["open"], each["wait"]) for each in run["cell"].data]
+    cells = [(each["rate"], each["count"], each["wait"]) for each in run["cell"].data]
     assert [cell[:2] for cell in cells] == [(0.5, 1), (0.5, 3), (2.5, 1), (2.5, 3)]
     assert [cells[0][2], cells[3][2]] == pytest.approx([1.0, example.erlang(2.5, 3)], rel=0.1)
     assert (list(run.data), run["drawing"].reason) == (["table", "answer"], "its condition (wanted) says no")
