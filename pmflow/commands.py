@@ -96,7 +96,7 @@ def command(  # noqa: PLR0913 - what `subprocess.run` takes, as far as it is of 
     A timeout, a cancellation and the failure of the run kill the program at once (SIGKILL), with all it has started in
     its session and below it. It runs in a session of its own, so Ctrl-C reaches it through pmflow only. Where it must
     also end when this program is itself killed, make it ``type="process"``: nothing outlives a worker. What it has
-    left running when it ends by itself is left alone.
+    left running when it ends by itself is left alone; the command ends when nothing holds its output any more.
 
     The process fails with `CommandError` where the program cannot be started or ends badly.
 
@@ -198,7 +198,7 @@ def _codes(codes: Any) -> frozenset[int]:
 
 
 def _default_id(program: Template) -> str:
-    name = os.path.basename(program.parts[-1][0])  # noqa: PTH119 - of a text
+    name = os.path.basename("".join(text for text, _ in program.parts))  # noqa: PTH119 - of a text
     if any(program.names()) or not name.isidentifier() or iskeyword(name):
         raise ConfigurationError(
             f"command: the name of the program {program.text!r} cannot be the name of a parameter, so it is no id; "

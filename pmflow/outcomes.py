@@ -212,12 +212,16 @@ class Cancelled:
 
 
 class Mapped:
-    """All elements of a mapped process have ended."""
+    """All elements of a mapped process have ended.
 
-    __slots__ = ("_elements", "ended", "started", "state")
+    ``lacks`` says that elements of it have failed which are required, although all who depend on it handle that.
+    """
 
-    def __init__(self, elements: list[Outcome], now: float) -> None:
+    __slots__ = ("_elements", "ended", "lacks", "started", "state")
+
+    def __init__(self, elements: list[Outcome], now: float, *, handled: bool = False) -> None:
         self._elements = elements
+        self.lacks = handled and any(type(each) is Failure for each in elements)
         self.started = min((began(each) for each in elements), default=now)
         self.ended = now
         if any(type(each) is Failure and each.required for each in elements):

@@ -1,8 +1,7 @@
 """What waits for a limit: it holds up nobody else, takes turns, and is told of what has really happened."""
 
-# ruff: noqa: PLW0108 - the parameters of a lambda have names, which is what they are here for
-
 import threading
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -70,7 +69,7 @@ def test_a_run_that_has_no_room_leaves_the_line(library: str) -> None:
 def test_a_rate_is_asked_again_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However much else happens meanwhile: a timer is set for a moment, and not for each thing that happens."""
     timers: list[float] = []
-    original = Scheduler._set_timer  # noqa: SLF001 - what is counted here
+    original = Scheduler._set_timer
 
     def counted(self: Scheduler, delay: float, function: Any, argument: Any) -> None:
         timers.append(delay)
@@ -117,5 +116,5 @@ def test_a_rate_is_of_beginnings(kind: Any) -> None:
     rated = process(lambda n: n, id="rated", type=kind, map_over={"n": "ns"}, limit=Rate(1, per=0.1))
     run = pmflow.run([busy, rated], inputs={"ns": range(4)}, max_threads=1, max_processes=1)
     starts = sorted(run[f"rated_{n}"].start_time for n in range(4))
-    gaps = [(later - earlier).total_seconds() for earlier, later in zip(starts, starts[1:], strict=False)]
+    gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(starts)]
     assert min(gaps) >= 0.09

@@ -458,17 +458,17 @@ class Scheduler:
         try:
             if holds(node, values):
                 return False
-        except Exception as error:  # noqa: BLE001 - a condition is the user's
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a condition is the user's
             self._fail(node, key, error)
             return True
         condition = getattr(node.settings.when, "__name__", None) or repr(node.settings.when)
         self._ends.append((node, key, Skipped(f"its condition ({condition}) says no", perf_counter(), failed=False)))
         return True
 
-    def _fail(self, node: Node, key: Key, error: Exception) -> None:
+    def _fail(self, node: Node, key: Key, error: BaseException) -> None:
         """End what could not begin."""
         now = perf_counter()
-        failure = Failure(error, now, now)
+        failure = as_failure(key if type(key) is str else f"{key[0]}_{key[1]}", Failure(error, now, now))
         failure.required = node.required
         self._ends.append((node, key, failure))
 
@@ -606,21 +606,21 @@ class Scheduler:
                 self._tell("process_retrying", call.label, ProcessState.RETRYING, failure.ended, call.attempt, result)
             self._set_timer(delay, self._retry, key)
             return
-        self._ends.append((node, key, self._stand_in(node, failure)))
+        self._ends.append((node, key, self._stand_in(node, call.label, failure)))
         self._record_ends()
 
-    def _stand_in(self, node: Node, failure: Failure) -> Failure | Success:
+    def _stand_in(self, node: Node, label: str, failure: Failure) -> Failure | Success:
         """Return the end of a process whose last attempt has failed: its fallback, if it has one."""
         fallback = node.settings.fallback
         if fallback is NOTHING or self.stopped_by is not None:
             return failure
         try:
             value = fallback(failure.exception) if callable(fallback) else fallback
-        except Exception as error:  # noqa: BLE001 - a fallback is the user's
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a fallback is the user's
             error.__context__ = failure.exception
             failure.exception = error
             failure.traceback = None
-            return failure
+            return as_failure(label, failure)
         note = Substitute((failure.attempts, failure.worker, failure.stopped, *(failure.usage or ())))
         note.exception = failure.exception
         return Success(value, failure.started, failure.ended, note)
@@ -712,7 +712,7 @@ class Scheduler:
         """End mapped processes all of whose elements have ended."""
         for name in names:
             node = self.plan.nodes[name]
-            mapped = Mapped(self.elements[name], perf_counter())
+            mapped = Mapped(self.elements[name], perf_counter(), handled=node.handled)
             lengths = self._lengths(name)
             self.sequences[name] = {}
             self._shared[name] = {}
