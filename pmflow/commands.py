@@ -109,7 +109,8 @@ def command(  # noqa: PLR0913 - what `subprocess.run` takes, as far as it is of 
         env: variables that are added to the environment.
         stdin: what it reads; text, which is sent in UTF-8, or bytes, which are no template. Without it, it reads
             nothing.
-        **settings: those of `process`. The id is the name of the program, if it can be a parameter's.
+        **settings: those of `process`. The id is the name of the program, if it can be a parameter's. Mapped, a
+            command runs as often at once as a function in threads does, unless ``limit`` says otherwise.
 
     Raises:
         ConfigurationError: what cannot be a command, or a setting that cannot work.
@@ -141,7 +142,9 @@ def command(  # noqa: PLR0913 - what `subprocess.run` takes, as far as it is of 
         caller=sys._getframe(1),  # noqa: SLF001 - the module it is written in is where its parameters are looked for
     )
     made: Any = staticmethod(function)  # also in a class: a command is no method
-    return process(made, **settings)
+    from pmflow.executors.pools import thread_slots
+
+    return process(made, **{"limit": thread_slots(), **settings})
 
 
 # What was written

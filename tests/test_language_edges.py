@@ -11,6 +11,7 @@ import pytest
 import pmflow
 from pmflow import BaseProcess, Graph, ProcessConfig, ProcessState, command, process
 from pmflow.errors import ConfigurationError, CycleError
+from pmflow.executors.pools import thread_pool
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -239,3 +240,13 @@ def test_the_id_of_a_command_is_the_whole_name() -> None:
     """And not what stands behind a brace in it."""
     with pytest.raises(ConfigurationError, match="cannot be the name of a parameter"):
         command(["x{{y"])
+
+
+def test_a_mapped_command_is_not_begun_a_thousand_times_at_once() -> None:
+    """As often as functions in threads, or as its limit says; a machine has cores for so many, and descriptors."""
+    echo = command(["echo", "{n}"], map_over={"n": "ns"})
+    assert echo.config.limit == thread_pool().size
+    assert [echo.options(limit=limit).config.limit for limit in (100, None)] == [100, None]
+    assert command(["echo", "{n}"], limit=3).config.limit == 3
+    assert "limit" not in str(Graph([command(["true"])]).plan())  # it is called once
+    assert len(pmflow.run(echo, inputs={"ns": range(20)}).value) == 20

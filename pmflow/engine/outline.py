@@ -93,7 +93,7 @@ def _settings(node: Node) -> Iterator[str]:
     for count, what in ((retries, "retr"), (settings.crash_retries, "crash retr")):
         if count:
             yield f"{count:,} {what}{'y' if count == 1 else 'ies'}"
-    if settings.limit is not None:
+    if node.is_limited:
         yield f"limit {settings.limit}"
     if settings.when is not None:
         yield "on a condition"

@@ -111,6 +111,12 @@ class Node:
         """How it is executed."""
         return _STRATEGIES[self.lane]
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether its calls have to wait for a limit: one of its own says nothing of what is called once."""
+        limit = self.settings.limit
+        return limit is not None and (self.mapped or not isinstance(limit, int))
+
 
 _STRATEGIES = {
     lane: ProcessType.THREAD if THREAD in lane else ProcessType.PROCESS if WORKER in lane else ProcessType.ASYNC
@@ -195,7 +201,7 @@ class Plan:
         self.aligned.update((name, ()) for name, node in nodes.items() if node.mapped and name not in self.aligned)
         _contract(self)
         _separate(self)
-        self.gates = {name: gate_of(node) for name, node in nodes.items() if is_limited(node)}
+        self.gates = {name: gate_of(node) for name, node in nodes.items() if node.is_limited}
         _settle_values(self)
         _prioritise(self)
         self._beginning = self._frontier()
@@ -630,7 +636,7 @@ def _contract(plan: Plan) -> None:
             continue
         if type(before.process) is not FunctionProcess or node.settings.when is not None:
             continue  # what its `execute` returns may be a result, to be opened; it may not have to run at all
-        if is_limited(node) or is_limited(before):
+        if node.is_limited or before.is_limited:
             continue  # each begins when its limit lets it
         if kind not in (VALUE, DEFAULT, AFTER) or before.mapped or source in given or name in given:
             continue
@@ -651,12 +657,6 @@ def _separate(plan: Plan) -> None:
             node.lane = LANES[1]
         elif name in stages:
             node.lane = LANES[LANES.index(node.lane) + 1]
-
-
-def is_limited(node: Node) -> bool:
-    """Whether its calls have to wait for a limit: one of its own says nothing of what is called once."""
-    limit = node.settings.limit
-    return limit is not None and (node.mapped or not isinstance(limit, int))
 
 
 def gate_of(node: Node) -> str:
