@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Optional, Union
 
+import numpy as np
 import pytest
 
 import pmflow
@@ -153,6 +154,14 @@ def test_an_output_that_its_own_process_asks_for() -> None:
         Graph([pair])
 
 
+@pytest.mark.parametrize("setting", ["outputs", "validation_rules"])
+@pytest.mark.parametrize("value", [3, None])
+def test_what_is_no_list_of_names_or_rules(setting: str, value: Any) -> None:
+    """Refused as a setting, and not with the words of Python."""
+    with pytest.raises(ConfigurationError, match=f"{setting} must be .*{value}"):
+        process(fails, **{setting: value})
+
+
 # Conditions
 
 
@@ -189,6 +198,18 @@ def test_leaving_the_program_is_a_failure() -> None:
     assert [run[name].error_message for name in ("asked", "each_0", "stands_in")] == [
         f"'{name}' raised SystemExit: 3" for name in ("asked", "each_0", "stands_in")
     ]
+
+
+def test_an_array_stands_in() -> None:
+    """Nobody asks whether it equals another one, also where a process is compared: the method of one object."""
+
+    class Data:
+        @process(fallback=np.arange(3))
+        def load(self) -> Any:
+            raise OSError
+
+    data = Data()
+    assert pmflow.run(Graph([data.load, data.load])).value.tolist() == [0, 1, 2]
 
 
 # Candidates
