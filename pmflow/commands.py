@@ -144,7 +144,8 @@ def command(  # noqa: PLR0913 - what `subprocess.run` takes, as far as it is of 
     made: Any = staticmethod(function)  # also in a class: a command is no method
     from pmflow.executors.pools import thread_slots
 
-    return process(made, **{"limit": thread_slots(), **settings})
+    settings.setdefault("limit", thread_slots())
+    return process(made, **settings)
 
 
 # What was written
