@@ -77,6 +77,13 @@ class BaseProcess(ABC, Generic[T]):
                 process_id=str(config.process_id),
                 setting="map_over",
             )
+        if config.outputs:
+            raise ConfigurationError(
+                f"'{config.process_id}': outputs are elements of what a function returns, and a class-based process "
+                f"has none; make a process of a function, or one that takes each of them out",
+                process_id=str(config.process_id),
+                setting="outputs",
+            )
         self.config = config
         self.metadata = ProcessMetadata(process_id=config.process_id)
         self._workflow: Workflow | None = None

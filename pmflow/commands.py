@@ -96,7 +96,7 @@ def command(  # noqa: PLR0913 - what `subprocess.run` takes, as far as it is of 
     A timeout, a cancellation and the failure of the run kill the program at once (SIGKILL), with all it has started in
     its session and below it. It runs in a session of its own, so Ctrl-C reaches it through pmflow only. Where it must
     also end when this program is itself killed, make it ``type="process"``: nothing outlives a worker. What it has
-    left running when it ends by itself is left alone.
+    left running when it ends by itself is left alone; the command ends when nothing holds its output any more.
 
     The process fails with `CommandError` where the program cannot be started or ends badly.
 
@@ -109,7 +109,8 @@ def command(  # noqa: PLR0913 - what `subprocess.run` takes, as far as it is of 
         env: variables that are added to the environment.
         stdin: what it reads; text, which is sent in UTF-8, or bytes, which are no template. Without it, it reads
             nothing.
-        **settings: those of `process`. The id is the name of the program, if it can be a parameter's.
+        **settings: those of `process`. The id is the name of the program, if it can be a parameter's. Mapped, a
+            command runs as often at once as a function in threads does, unless ``limit`` says otherwise.
 
     Raises:
         ConfigurationError: what cannot be a command, or a setting that cannot work.
@@ -141,6 +142,9 @@ def command(  # noqa: PLR0913 - what `subprocess.run` takes, as far as it is of 
         caller=sys._getframe(1),  # noqa: SLF001 - the module it is written in is where its parameters are looked for
     )
     made: Any = staticmethod(function)  # also in a class: a command is no method
+    from pmflow.executors.pools import thread_slots
+
+    settings.setdefault("limit", thread_slots())
     return process(made, **settings)
 
 
@@ -198,7 +202,7 @@ def _codes(codes: Any) -> frozenset[int]:
 
 
 def _default_id(program: Template) -> str:
-    name = os.path.basename(program.parts[-1][0])  # noqa: PTH119 - of a text
+    name = os.path.basename("".join(text for text, _ in program.parts))  # noqa: PTH119 - of a text
     if any(program.names()) or not name.isidentifier() or iskeyword(name):
         raise ConfigurationError(
             f"command: the name of the program {program.text!r} cannot be the name of a parameter, so it is no id; "

@@ -283,7 +283,7 @@ class cross(Mapping[str, str]):  # noqa: N801 - written like a function: map_ove
 
 
 def _rules(value: Any) -> tuple[Callable[[Any], Any], ...]:
-    rules = (value,) if callable(value) else tuple(value)
+    rules = tuple(value) if isinstance(value, Iterable) and not callable(value) else (value,)
     for rule in rules:
         if not callable(rule):
             raise ConfigurationError(
@@ -305,7 +305,7 @@ NOTHING = Nothing.NOTHING
 
 
 def _outputs(value: Any) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else tuple(value)
+    names = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
     for name in names:
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"outputs must be names, and not {name!r}", setting="outputs")
@@ -407,7 +407,7 @@ class ProcessConfig:
     map_over: Mapping[str, str] | None = field(default=None, converter=_map_over)
     outputs: tuple[str, ...] = field(default=(), converter=_outputs)
     required: bool = field(default=True, validator=_a_flag)
-    fallback: Any = field(default=NOTHING, validator=_a_fallback)
+    fallback: Any = field(default=NOTHING, validator=_a_fallback, eq=id)  # what == gives of arrays is no yes or no
     limit: int | str | Limit | Rate | None = field(default=None, converter=_limit)
     when: Callable[..., Any] | None = field(default=None, validator=_a_plain_callable)
     validation_rules: tuple[Callable[[Any], Any], ...] = field(default=(), converter=_rules)

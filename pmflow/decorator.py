@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 import sys
 import types
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
+    Annotated,
     Any,
+    ForwardRef,
     Generic,
     ParamSpec,
     Protocol,
@@ -180,15 +181,16 @@ class _Function:
                     setting=setting,
                 )
 
-    def asked_by(self, condition: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    def asked_by(self, names: Iterable[str] | None, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters that a condition names: from the values, or else the defaults of the function."""
-        asked = _signature(condition, "the condition").parameters
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in asked.values()):
+        if names is None:
             return dict(values)
-        own = _signature(self.function, self.name).parameters
-        found = {name: values[name] for name in asked if name in values}
-        left = [name for name in asked if name not in found and name in self.optional]
-        return {**found, **{name: own[name].default for name in left}}
+        found = {name: values[name] for name in names if name in values}
+        left = [name for name in names if name not in found and name in self.optional]
+        if left:
+            own = _signature(self.function, self.name).parameters
+            found.update((name, own[name].default) for name in left)
+        return found
 
     def check_candidates(self, culprit: str, sources: Mapping[str, Any]) -> None:
         """Refuse candidates for a parameter that takes the results of all elements, of which there is one."""
@@ -200,6 +202,28 @@ class _Function:
                     process_id=culprit,
                     setting="dependencies",
                 )
+
+
+def _named(condition: Callable[..., Any], culprit: str) -> dict[str, Any]:
+    """Return the parameters of a condition that have to be those of its function: another one may keep its default."""
+    asked = _signature(condition, f"the condition of {culprit}").parameters
+    fixed = [name for name, each in asked.items() if each.kind is each.POSITIONAL_ONLY]
+    if fixed:
+        raise ConfigurationError(
+            f"'{culprit}': its condition takes {fixed[0]!r} by position only, and is asked by names; take the / away",
+            process_id=culprit,
+            setting="when",
+        )
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return {name: each for name, each in asked.items() if each.kind not in variable and each.default is each.empty}
+
+
+def names_asked(condition: Callable[..., Any]) -> tuple[str, ...] | None:
+    """Return the names that a condition asks for; None: all there are."""
+    asked = _signature(condition, "the condition").parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in asked):
+        return None
+    return tuple(parameter.name for parameter in asked)
 
 
 def _innermost(function: Any) -> Any:
@@ -226,26 +250,55 @@ def _signature(function: Callable[..., Any], name: str) -> inspect.Signature:
         ) from None
 
 
-_RESULT_TEXT = re.compile(r"(list\[|List\[)?(?:\w+\.)*ProcessResult(?:\[.*\])?\]?")
-
-
 def _wanted_result(annotation: Any, scope: dict[str, Any]) -> int:
     """Return RESULT for `ProcessResult`, RESULT_LIST for a list of them, else 0.
 
     Annotations are read one by one: one of them may name what is only imported under TYPE_CHECKING.
     """
+    if isinstance(annotation, ForwardRef):
+        annotation = annotation.__forward_arg__
     if isinstance(annotation, str):
         try:
             annotation = eval(annotation, scope)  # noqa: S307 - the program's own annotation, as `get_type_hints` does
         except Exception:  # noqa: BLE001 - a name under TYPE_CHECKING, a forward reference
-            found = _RESULT_TEXT.fullmatch(annotation.strip("'\" "))
-            return 0 if found is None else RESULT_LIST if found[1] else RESULT
+            return _wanted_by_text(annotation)
+        if isinstance(annotation, str):  # a text in the text
+            return _wanted_result(annotation, scope)
     origin = get_origin(annotation) or annotation
+    if origin is Annotated:
+        return _wanted_result(get_args(annotation)[0], scope)
     if origin in (Union, types.UnionType):  # such as ProcessResult | None
         return max(_wanted_result(argument, scope) for argument in get_args(annotation))
     if origin is list:
         return RESULT_LIST if any(_wanted_result(argument, scope) for argument in get_args(annotation)) else 0
     return RESULT if isinstance(origin, type) and issubclass(origin, ProcessResult) else 0
+
+
+def _wanted_by_text(annotation: str) -> int:
+    """Say the same of an annotation with names that nobody knows here, by what is written."""
+    import ast
+
+    try:
+        waiting: list[tuple[ast.expr, int]] = [(ast.parse(annotation.strip(), mode="eval").body, RESULT)]
+    except SyntaxError:
+        return 0
+    while waiting:
+        node, wanted = waiting.pop()
+        container = node.value if isinstance(node, ast.Subscript) else node
+        name = getattr(container, "attr", getattr(container, "id", None))
+        if name == "ProcessResult":
+            return wanted
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):  # a text in the text
+            return _wanted_by_text(node.value) and wanted
+        if isinstance(node, ast.BinOp):
+            waiting += [(node.left, wanted), (node.right, wanted)]
+        elif isinstance(node, ast.Subscript):
+            inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+            if name in ("Optional", "Union"):
+                waiting += [(each, wanted) for each in inner]
+            elif name in ("list", "List", "Annotated"):
+                waiting.append((inner[0], wanted if name == "Annotated" else RESULT_LIST))
+    return 0
 
 
 # The process
@@ -295,12 +348,14 @@ class FunctionProcess(BaseProcess[T], Generic[P, C, T]):  # noqa: D101 - it has 
         facts.check(name, "dependencies", sources)
         facts.check(name, "map_over", config.map_over or {})
         if config.when is not None:
-            asked = _signature(config.when, f"the condition of {name}").parameters
-            named = {
-                key: each for key, each in asked.items() if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
-            }
-            facts.check(name, "when", named)
+            facts.check(name, "when", _named(config.when, name))
         facts.check_candidates(name, sources)
+        if name in config.outputs:
+            raise ConfigurationError(
+                f"'{name}' has an output of its own name: both would be called {name!r}; give one of them another name",
+                process_id=name,
+                setting="outputs",
+            )
         self._sources = tuple(sources.items())
         both = [parameter for parameter, _ in self._sources if parameter in (config.map_over or {})]
         if both:

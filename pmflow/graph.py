@@ -186,9 +186,12 @@ class Graph:
         shown = [*cycle[:10], "...", *cycle[-3:]] if len(cycle) > 20 else cycle  # noqa: PLR2004 - what a reader follows
         last = cycle[1]
         via = next((parameter for parameter, source, _ in self._edges[last] if source == cycle[0]), "")
-        remedy = (
-            f"rename the parameter {via!r} of '{last}'" if via else f"take '{cycle[0]}' out of what '{last}' depends on"
-        )
+        if is_output(self.processes[last]):
+            remedy = f"rename the output '{last}' of '{cycle[0]}'"
+        elif via:
+            remedy = f"rename the parameter {via!r} of '{last}'"
+        else:
+            remedy = f"take '{cycle[0]}' out of what '{last}' depends on"
         raise CycleError(
             f"processes form a cycle: {' -> '.join(shown)}; {remedy}, or feed it from elsewhere with dependencies=",
             cycle=tuple(cycle),

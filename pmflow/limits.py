@@ -84,6 +84,8 @@ class _Line:
 class Limit(_Line):
     """At most so many calls at once, of all processes and all runs that have this object.
 
+    A call in a thread that is given up, which nothing can stop, gives its place back although it may go on for a while.
+
     Args:
         most: how many.
 
@@ -110,6 +112,9 @@ class Limit(_Line):
 
     undo = give_back
 
+    def began(self) -> None:
+        """Note that a call has begun, which makes no difference."""
+
     def _delay(self) -> float:
         return 0.0 if self._taken < self.most else inf
 
@@ -126,6 +131,8 @@ class Limit(_Line):
 
 class Rate(_Line):
     """At most so many calls that begin within some seconds, of all processes and all runs that have this object.
+
+    It is their beginning that counts: what waits for a thread or a worker has not begun.
 
     Args:
         most: how many.
@@ -146,6 +153,13 @@ class Rate(_Line):
 
     def give_back(self) -> None:
         """Note that a call has ended, which makes no difference."""
+
+    def began(self) -> None:
+        """Note that the call that was to begin last has begun now, and not when it was handed over."""
+        with self._lock:
+            if self._begun:  # it has not waited for longer than the period
+                self._begun.pop()
+            self._begun.append(monotonic())
 
     def undo(self) -> None:
         """Note that the call that was to begin last has not."""

@@ -216,17 +216,21 @@ _STARTED = attrgetter("started")
 
 
 class Mapped:
-    """All elements of a mapped process have ended."""
+    """All elements of a mapped process have ended.
 
-    __slots__ = ("_elements", "ended", "started", "state")
+    ``lacks`` says that elements of it have failed which are required, although all who depend on it handle that.
+    """
 
-    def __init__(self, elements: list[Outcome], now: float) -> None:
+    __slots__ = ("_elements", "ended", "lacks", "started", "state")
+
+    def __init__(self, elements: list[Outcome], now: float, *, handled: bool = False) -> None:
         self._elements = elements
         self.ended = now
         if set(map(type, elements)) == {Success}:  # a million of them, it may be
             self.started = min(map(_STARTED, elements))
-            self.state = ProcessState.COMPLETED
+            self.state, self.lacks = ProcessState.COMPLETED, False
             return
+        self.lacks = handled and any(type(each) is Failure for each in elements)
         self.started = min((began(each) for each in elements), default=now)
         if any(type(each) is Failure and each.required for each in elements):
             self.state = ProcessState.FAILED

@@ -47,7 +47,11 @@ class Output:
         return value[self.index]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Output) and (self.producer, self.index) == (other.producer, other.index)
+        """Whether it is the same: the process of a bound method is made anew each time it is asked for."""
+        if not isinstance(other, Output) or self.index != other.index:
+            return False
+        mine, theirs = self.producer, other.producer
+        return mine is theirs or (mine.entry == theirs.entry and mine.config == theirs.config)
 
     def __hash__(self) -> int:
         return hash((self.producer.id, self.index))

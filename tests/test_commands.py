@@ -1,6 +1,7 @@
 """Commands: programs of the system as processes, without a shell."""
 
 import asyncio
+import gc
 import importlib
 import inspect
 import os
@@ -54,7 +55,8 @@ def alive(pid: int) -> bool:
 
 
 def descriptors() -> set[str]:
-    """What this program has open, but for what it looks with."""
+    """What this program has open, but for what it looks with, and for what other tests have left as garbage."""
+    gc.collect()
     return {f"{name} {os.path.realpath(f'/proc/self/fd/{name}')}" for name in os.listdir("/proc/self/fd")}
 
 

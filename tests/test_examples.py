@@ -10,6 +10,7 @@ import pmflow
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 TESTED = {"census.py", "class_processes.py", "quickstart.py", "worker_processes.py"}
+TESTED |= {"documents.py", "learning.py", "scraper.py", "sweep.py"}  # in test_examples_language.py
 
 
 def printed(example: str, *arguments: object, cwd: Path) -> str:

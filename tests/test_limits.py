@@ -210,7 +210,9 @@ def test_what_cannot_be_a_rate() -> None:
 
 
 def test_a_plan_says_limits() -> None:
-    """With the other settings."""
-    plan = Graph([process(lambda: 1, id="a", limit=2), process(lambda a: a, id="b", limit=Limit(3))]).plan()
-    assert ["limit 2" in str(plan), "limit Limit(3)" in str(plan)] == [True, True]
+    """With the other settings, where something has to wait for them."""
+    mapped = process(lambda n: n, id="a", limit=2, map_over={"n": "ns"})
+    once = process(lambda: 1, id="once", limit=4)
+    plan = str(Graph([mapped, process(lambda a: a, id="b", limit=Limit(3)), once]).plan(inputs={"ns": []}))
+    assert ["limit 2" in plan, "limit Limit(3)" in plan, "limit 4" in plan] == [True, True, False]
     assert pmflow.run(Graph([process(lambda: 1, id="a", limit=1)]))["a"].state is ProcessState.COMPLETED

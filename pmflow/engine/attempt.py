@@ -64,7 +64,7 @@ def bind(node: Node, known: Known, now: float, *, skip: str | None = None) -> di
             continue
         outcome = outcomes[source]
         if kind >= OR_ELSE:
-            if not why(source, outcome)[1]:
+            if not why(source, outcome)[1] and not (type(outcome) is Mapped and outcome.lacks):
                 values[parameter] = known.result(source) if kind == OR_ELSE_RESULT else outcome.value  # type: ignore[union-attr]
                 chosen = {*(chosen or ()), parameter}
             continue
@@ -185,7 +185,7 @@ def holds(node: Node, values: dict[str, Any]) -> bool:
     if type(process) is not FunctionProcess:
         args, kwargs = arguments(node, values)
         return bool(condition(*args, **kwargs))
-    asked = process._function.asked_by(condition, values)  # noqa: SLF001 - where the defaults are known
+    asked = process._function.asked_by(node.asked, values)  # noqa: SLF001 - where the defaults are known
     return bool(condition(**{name: opened(value) for name, value in asked.items()}))
 
 
@@ -217,14 +217,16 @@ class Checked:
 
         value = self.function(*args, **kwargs)
         if not is_final(value):
-            if hasattr(value, "__await__"):
+            if not hasattr(value, "__next__"):
                 return self._later(value)
             value = list(value)
         self._check(value)
         return value
 
     async def _later(self, value: Any) -> Any:
-        value = await value
+        from pmflow.executors.values import awaited
+
+        value = await awaited(value)
         self._check(value)
         return value
 

@@ -15,9 +15,9 @@ from attrs import frozen
 from pmflow.config import id_text
 from pmflow.decorator import FunctionProcess
 from pmflow.engine.outline import ROWS, table
-from pmflow.engine.plan import check_inputs, has_default, overridden, unknown
+from pmflow.engine.plan import check_inputs, has_default, overridden, reached, unknown
 from pmflow.errors import did_you_mean, nearest
-from pmflow.graph import AFTER, EACH, RESULTS, Graph, location
+from pmflow.graph import AFTER, EACH, OR_ELSE, OR_ELSE_RESULT, RESULTS, Graph, location
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -43,6 +43,7 @@ class ParameterOrigin:
             ``default``, or it is ``missing``.
         place: file and line of the process, where a process gives the value.
         suggestion: where it is missing, the name most like it.
+        or_else: whether it is a candidate: if it has no value, the next origin of the same parameter is asked.
 
     >>> print(ParameterOrigin(parameter="top", source="totl", named_by="dependencies", kind="missing"))
     missing: no process and no input is called 'totl', as dependencies= says
@@ -54,6 +55,7 @@ class ParameterOrigin:
     kind: Kind
     place: str | None = None
     suggestion: str | None = None
+    or_else: bool = False
 
     def __str__(self) -> str:
         if self.kind == "default":
@@ -67,6 +69,8 @@ class ParameterOrigin:
             text += f" ({self.place})"
         if self.named_by != "parameter":
             text += f", as {self.named_by}= says"
+        if self.or_else:
+            text += "; if it has no value, the next"
         return text + did_you_mean(self.suggestion)
 
 
@@ -137,14 +141,14 @@ class _Origins:
     values: Mapping[str, Any]
 
     def of(self, name: str, process: BaseProcess[Any]) -> list[ParameterOrigin]:
-        edges = self.graph.edges[name]
+        edges = reached(self.graph.edges[name], self.inputs, self.values, self.graph)
         origins = [self.origin(process, edge) for edge in edges]
         if not edges and not isinstance(process, FunctionProcess) and name in self.inputs:
             origins.append(ParameterOrigin(parameter="", source=name, named_by="parameter", kind="input"))
         return origins
 
     def origin(self, process: BaseProcess[Any], edge: Edge) -> ParameterOrigin:
-        parameter, source, _ = edge
+        parameter, source, wanted = edge
         kind = self.kind(process, edge)
         made = self.graph.processes.get(source) if source not in self.values else None
         return ParameterOrigin(
@@ -154,6 +158,7 @@ class _Origins:
             kind=kind,
             place=location(made) if made is not None else None,
             suggestion=self.nearest(process, source) if kind == "missing" else None,
+            or_else=made is not None and wanted in (OR_ELSE, OR_ELSE_RESULT),
         )
 
     def nearest(self, process: BaseProcess[Any], source: str) -> str | None:

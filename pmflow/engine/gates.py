@@ -6,7 +6,7 @@ Knows which limit is whose, how often this run has taken it, and which retries w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pmflow.limits import Limit, Rate, Waiting, limit_of
@@ -14,6 +14,7 @@ from pmflow.limits import Limit, Rate, Waiting, limit_of
 if TYPE_CHECKING:
     from pmflow.engine.frontier import Frontier
     from pmflow.engine.plan import Plan
+    from pmflow.executors.base import Call
 
 
 class Gate:
@@ -23,6 +24,7 @@ class Gate:
         name: what the frontier calls it.
         lane: where its calls run.
         retries: keys of processes whose next attempt waits.
+        awaited: the call of a rate that has its place, and has not begun: the next one comes after it.
     """
 
     def __init__(self, name: str, lane: str, limit: Limit | Rate) -> None:
@@ -30,6 +32,7 @@ class Gate:
         self.lane = lane
         self.limit = limit
         self.retries: deque[Any] = deque()
+        self.awaited: Call | None = None
         self.taken = 0
 
     def take(self, who: Waiting) -> float:
@@ -70,14 +73,27 @@ class Gates:
         self._turns = deque(self._gates.values())
 
     def in_turn(self) -> Iterable[Gate]:
-        """Return all of them, each time another one first."""
-        self._turns.rotate(-1)
+        """Return all of them: first those whose turn is longest ago."""
         return tuple(self._turns)
 
-    def give_back(self, name: str) -> None:
+    def has_had_its_turn(self, gate: Gate) -> None:
+        """Let the others go first from now on."""
+        self._turns.remove(gate)
+        self._turns.append(gate)
+
+    def began(self, name: str, call: Call) -> None:
+        """Note that a call of a process has begun."""
+        gate = self._of.get(name)
+        if gate is not None and gate.awaited is call:
+            gate.awaited = None
+            gate.limit.began()
+
+    def give_back(self, name: str, call: Call) -> None:
         """Note that a call of a process has ended."""
         gate = self._of.get(name)
         if gate is not None:
+            if gate.awaited is call:
+                gate.awaited = None
             gate.give_back()
 
     def queue(self, name: str, key: Any) -> bool:
@@ -87,9 +103,13 @@ class Gates:
             gate.retries.append(key)
         return gate is not None
 
-    def forget_idle(self, who: Waiting, frontier: Frontier) -> None:
-        """Leave the lines in which nothing of this run waits any more, so that it holds up no other run."""
-        wanted = {id(gate.limit) for gate in self._turns if gate.retries or frontier.next(gate.name) is not None}
+    def forget_idle(self, who: Waiting, frontier: Frontier, has_room: Callable[[Gate], bool]) -> None:
+        """Leave the lines in which nothing of this run waits, or may begin, so that it holds up no other run."""
+        wanted = {
+            id(gate.limit)
+            for gate in self._turns
+            if (gate.retries or frontier.next(gate.name) is not None) and has_room(gate)
+        }
         for gate in self._turns:
             if id(gate.limit) not in wanted:
                 gate.limit.forget(who)

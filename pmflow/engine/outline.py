@@ -93,7 +93,7 @@ def _settings(node: Node) -> Iterator[str]:
     for count, what in ((retries, "retr"), (settings.crash_retries, "crash retr")):
         if count:
             yield f"{count:,} {what}{'y' if count == 1 else 'ies'}"
-    if settings.limit is not None:
+    if node.is_limited:
         yield f"limit {settings.limit}"
     if settings.when is not None:
         yield "on a condition"
@@ -106,7 +106,7 @@ def _settings(node: Node) -> Iterator[str]:
 def _needs(plan: Plan, node: Node) -> Iterator[str]:
     """Give what a process takes, and of whom."""
     for edge in node.edges:
-        yield _need(edge, _source(plan, edge))
+        yield _need(edge, _source(plan, edge), settled=edge[1] in plan.given)
     mapped = node.settings.map_over or {}
     for parameter, source in plan.asks(node.id):
         name = f"input '{source}'"
@@ -121,13 +121,13 @@ def _source(plan: Plan, edge: Edge) -> str:
     return f"{'list of ' if together else ''}'{source}'"
 
 
-def _need(edge: Edge, source: str) -> str:
+def _need(edge: Edge, source: str, *, settled: bool) -> str:
     parameter, _, kind = edge
     if kind & ~EACH == AFTER:
         return f"after {source}"
     if takes_result(kind) or kind == OR_ELSE_RESULT:
         source = f"result of {source}"
-    if kind in (OR_ELSE, OR_ELSE_RESULT):
+    if kind in (OR_ELSE, OR_ELSE_RESULT) and not settled:
         source = f"{source} if it has a value, else"
     if kind >= EACH:
         source = f"each of {source}"

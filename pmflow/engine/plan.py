@@ -16,7 +16,7 @@ from typing import Any
 
 from pmflow.base import BaseProcess
 from pmflow.config import ProcessType, cross, id_text, id_texts, process_type
-from pmflow.decorator import FunctionProcess
+from pmflow.decorator import FunctionProcess, names_asked
 from pmflow.engine.frontier import Frontier, Place, Priority
 from pmflow.errors import ConfigurationError, InputError, MissingDependencyError, did_you_mean, nearest
 from pmflow.graph import (
@@ -61,9 +61,11 @@ class Node:
         id: its name.
         process: the declaration.
         lane: where it is taken from.
+        asked: the parameters that its condition names; None: all, or it has none.
         edges: what it needs of other processes of the plan.
         consumers: the ids of those that need it.
         required: whether its failure fails the run.
+        handled: whether it would, if not all who depend on it handled that.
         next: the next link of its chain.
         unit: what the frontier calls its chain.
         priority: smaller goes first; a chain has that of its first link, until another chain is more urgent.
@@ -73,8 +75,10 @@ class Node:
     """
 
     __slots__ = (
+        "asked",
         "consumers",
         "edges",
+        "handled",
         "hands_on",
         "id",
         "lane",
@@ -99,12 +103,19 @@ class Node:
         self.next: Node | None = None
         self.unit = name
         self.priority: Priority = 0
-        self.mapped = self.opens = self.hands_on = False
+        self.asked: tuple[str, ...] | None = None
+        self.mapped = self.opens = self.hands_on = self.handled = False
 
     @property
     def strategy(self) -> ProcessType:
         """How it is executed."""
         return _STRATEGIES[self.lane]
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether its calls have to wait for a limit: one of its own says nothing of what is called once."""
+        limit = self.settings.limit
+        return limit is not None and (self.mapped or not isinstance(limit, int))
 
 
 _STRATEGIES = {
@@ -192,7 +203,7 @@ class Plan:
         self.aligned.update((name, ()) for name, node in nodes.items() if node.mapped and name not in self.aligned)
         _contract(self)
         _separate(self)
-        self.gates = {name: gate_of(node) for name, node in nodes.items() if node.settings.limit is not None}
+        self.gates = {name: gate_of(node) for name, node in nodes.items() if node.is_limited}
         _settle_values(self)
         _prioritise(self)
         self.in_blocks = frozenset(name for name in self.aligned if _is_for_blocks(nodes[name]))
@@ -405,9 +416,9 @@ def check_inputs(graph: Graph, inputs: Mapping[str, Any]) -> None:
             )
 
 
-def reached(edges: Sequence[Edge], inputs: Collection[str], graph: Graph) -> Sequence[Edge]:
-    """Return edges without the candidates behind one that is an input, which always has a value."""
-    if not inputs or all(kind not in (OR_ELSE, OR_ELSE_RESULT) for _, _, kind in edges):
+def reached(edges: Sequence[Edge], inputs: Collection[str], given: Collection[str], graph: Graph) -> Sequence[Edge]:
+    """Return edges without the candidates behind an input, or an overridden process, which always have a value."""
+    if not (inputs or given) or all(kind not in (OR_ELSE, OR_ELSE_RESULT) for _, _, kind in edges):
         return edges
     found: list[Edge] = []
     settled: set[str] = set()
@@ -416,7 +427,8 @@ def reached(edges: Sequence[Edge], inputs: Collection[str], graph: Graph) -> Seq
         if parameter in settled:
             continue
         found.append(edge)
-        if kind in (OR_ELSE, OR_ELSE_RESULT) and source in inputs and source not in graph.processes:
+        has_a_value = source in given or (source in inputs and source not in graph.processes)
+        if kind in (OR_ELSE, OR_ELSE_RESULT) and has_a_value:
             settled.add(parameter)
     return found
 
@@ -432,7 +444,8 @@ def _ancestors(graph: Graph, targets: Iterable[str], given: Mapping[str, Any], i
         needed.add(name)
         needed.update(output for output in settings_of(processes[name]).outputs if output in processes)
         if name not in given:
-            waiting += [source for _, source, _ in reached(graph.edges[name], inputs, graph) if source in processes]
+            edges = reached(graph.edges[name], inputs, given, graph)
+            waiting += [source for _, source, _ in edges if source in processes]
     return needed
 
 
@@ -463,6 +476,8 @@ class _Planner:
         settings = node.settings
         node.required = settings.required and self.graph.required(name)
         node.mapped = settings.map_over is not None
+        if settings.when is not None and type(process) is FunctionProcess:
+            node.asked = names_asked(settings.when)
         if name in self.given:
             return node
         if node.lane is INLINE and self.type is None and settings.timeout is not None:
@@ -504,7 +519,7 @@ class _Planner:
         """Return the edges to other processes; inputs become given values, defaults are left out."""
         kept = []
         asks = []
-        for edge in reached(edges, self.inputs, self.graph):
+        for edge in reached(edges, self.inputs, self.given, self.graph):
             parameter, source, _ = edge
             if source in self.inputs and source not in self.graph.processes:
                 asks.append((parameter or source, source))
@@ -592,8 +607,8 @@ def _connect(nodes: dict[str, Node], consumers: Mapping[str, list[str]]) -> None
                 continue
             while is_output(nodes[source].process) and nodes[source].edges:
                 source = nodes[source].edges[0][1]  # noqa: PLW2901 - it is the failure of that one which is handled
-            if nodes[source].required:
-                nodes[source].required = not _handled(nodes, source)
+            if nodes[source].required and _handled(nodes, source):
+                nodes[source].required, nodes[source].handled = False, True
 
 
 def _handled(nodes: Mapping[str, Node], source: str) -> bool:
@@ -624,7 +639,7 @@ def _contract(plan: Plan) -> None:
             continue
         if type(before.process) is not FunctionProcess or node.settings.when is not None:
             continue  # what its `execute` returns may be a result, to be opened; it may not have to run at all
-        if node.settings.limit is not None or before.settings.limit is not None:
+        if node.is_limited or before.is_limited:
             continue  # each begins when its limit lets it
         if kind not in (VALUE, DEFAULT, AFTER) or before.mapped or source in given or name in given:
             continue

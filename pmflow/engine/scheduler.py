@@ -49,7 +49,7 @@ from pmflow.engine.attempt import (
     unwrapped,
     why,
 )
-from pmflow.engine.gates import Gates
+from pmflow.engine.gates import Gate, Gates
 from pmflow.engine.loops import Loop
 from pmflow.engine.plan import ELEMENT, INLINE, LANES, SOME, STAGE, TASK, WORKER, Node, Plan, check_sequence, wanted
 from pmflow.errors import InputError, ProcessError, WorkerCrashedError
@@ -160,6 +160,7 @@ class Scheduler:
         self._uses = {} if plan.keep_all else {name: wanted(plan.nodes, node) for name, node in plan.nodes.items()}
         self._gates = Gates(plan, limits) if plan.gates else None
         self._in_blocks = plan.in_blocks if emit is None else frozenset[str]()  # who listens hears of each element
+        self._asks_at = inf
         self.loop: Loop
         self._sessions: Mapping[str, Session]
 
@@ -317,8 +318,7 @@ class Scheduler:
     def _admit(self, gates: Gates) -> None:
         """Begin what its limit lets begin: retries first, then what is ready."""
         for gate in gates.in_turn():
-            session = self._sessions[gate.lane]
-            while self._held[gate.lane] < session.window:
+            while self._has_room(gate):
                 key = gate.retries[0] if gate.retries else self._frontier.next(gate.name)
                 if key is None:
                     break
@@ -327,18 +327,23 @@ class Scheduler:
                     continue
                 delay = gate.take(self)
                 if delay:
-                    if delay < inf:
-                        self._set_timer(delay, self._pass, None)
+                    self._ask_again(delay)
                     break
+                gates.has_had_its_turn(gate)
                 if gate.retries:
-                    call = self._retrying.pop(gate.retries.popleft(), None)
-                    if call is not None:
-                        self._submit(self._node(call.key), call)
+                    self._try_again(self._retrying.pop(gate.retries.popleft()))
                 else:
                     self._begin_unit(*self._frontier.take_ready(gate.name, 1))
                 if key not in self._running:  # it has ended without a call
                     gate.undo()
-        gates.forget_idle(self, self._frontier)
+                elif type(gate.limit) is Rate:
+                    gate.awaited = call = self._running[key]
+                    call.observed = True
+        gates.forget_idle(self, self._frontier, self._has_room)
+
+    def _has_room(self, gate: Gate) -> bool:
+        """Whether what waits at a gate may be handed over, as far as its executor and its own calls are concerned."""
+        return gate.awaited is None and self._held[gate.lane] < self._sessions[gate.lane].window
 
     def _begin_unit(self, unit: Any) -> None:
         if type(unit) is tuple:
@@ -346,8 +351,16 @@ class Scheduler:
         else:
             self._begin(self.plan.nodes[unit])
 
-    def _pass(self, _: None) -> None:
-        """Do nothing but have a turn."""
+    def _ask_again(self, delay: float) -> None:
+        """Have a turn after so many seconds, if there is none before; of those that are awaited the first will do."""
+        moment = self.loop.now() + delay
+        if moment < self._asks_at:
+            self._asks_at = moment
+            self._set_timer(delay, self._asked, moment)
+
+    def _asked(self, moment: float) -> None:
+        if moment == self._asks_at:
+            self._asks_at = inf
 
     def _some(self) -> int:
         """Return how many elements of a pipeline are begun at once: what its narrowest lane can take."""
@@ -503,17 +516,17 @@ class Scheduler:
         try:
             if holds(node, values):
                 return False
-        except Exception as error:  # noqa: BLE001 - a condition is the user's
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a condition is the user's
             self._fail(node, key, error)
             return True
         condition = getattr(node.settings.when, "__name__", None) or repr(node.settings.when)
         self._ends.append((node, key, Skipped(f"its condition ({condition}) says no", perf_counter(), failed=False)))
         return True
 
-    def _fail(self, node: Node, key: Key, error: Exception) -> None:
+    def _fail(self, node: Node, key: Key, error: BaseException) -> None:
         """End what could not begin."""
         now = perf_counter()
-        failure = Failure(error, now, now)
+        failure = as_failure(key if type(key) is str else f"{key[0]}_{key[1]}", Failure(error, now, now))
         failure.required = node.required
         self._ends.append((node, key, failure))
 
@@ -541,7 +554,7 @@ class Scheduler:
             kind = type(outcome)
         del running[key]
         if self._gates is not None:
-            self._gates.give_back(node.id)
+            self._gates.give_back(node.id, call)
         if node.settings.timeout is not None:
             self._forget_timers()
         if kind is Success:
@@ -635,6 +648,8 @@ class Scheduler:
     def _take_meanwhile(self, call: Call, outcome: Began | Logged | Errand | Progressed) -> None:
         """Take what an executor has delivered of a call that goes on."""
         if isinstance(outcome, Began):
+            if self._gates is not None:
+                self._gates.began(self._node(call.key).id, call)
             self._tell("process_started", call.label, ProcessState.RUNNING, call.started, call.attempt)
         elif isinstance(outcome, Logged):
             log(call, outcome.fields)
@@ -708,21 +723,21 @@ class Scheduler:
                 self._tell("process_retrying", call.label, ProcessState.RETRYING, failure.ended, call.attempt, result)
             self._set_timer(delay, self._retry, key)
             return
-        self._ends.append((node, key, self._stand_in(node, failure)))
+        self._ends.append((node, key, self._stand_in(node, call.label, failure)))
         self._record_ends()
 
-    def _stand_in(self, node: Node, failure: Failure) -> Failure | Success:
+    def _stand_in(self, node: Node, label: str, failure: Failure) -> Failure | Success:
         """Return the end of a process whose last attempt has failed: its fallback, if it has one."""
         fallback = node.settings.fallback
         if fallback is NOTHING or self.stopped_by is not None:
             return failure
         try:
             value = fallback(failure.exception) if callable(fallback) else fallback
-        except Exception as error:  # noqa: BLE001 - a fallback is the user's
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a fallback is the user's
             error.__context__ = failure.exception
             failure.exception = error
             failure.traceback = None
-            return failure
+            return as_failure(label, failure)
         note = Substitute((failure.attempts, failure.worker, failure.stopped, *(failure.usage or ())))
         note.exception = failure.exception
         return Success(value, failure.started, failure.ended, note)
@@ -814,7 +829,7 @@ class Scheduler:
         """End mapped processes all of whose elements have ended."""
         for name in names:
             node = self.plan.nodes[name]
-            mapped = Mapped(self.elements[name], perf_counter())
+            mapped = Mapped(self.elements[name], perf_counter(), handled=node.handled)
             lengths = self._lengths(name)
             self.sequences[name] = {}
             self._shared[name] = {}
@@ -980,10 +995,14 @@ class Scheduler:
         heapify(self._timers)
 
     def _retry(self, key: Key) -> None:
-        """Make the next attempt, with the rest of the chain."""
-        call = self._retrying.pop(key, None)
-        if call is None:
+        """Make the next attempt, or have it wait for its limit."""
+        if key not in self._retrying or (self._gates is not None and self._gates.queue(self._node(key).id, key)):
             return
+        self._try_again(self._retrying.pop(key))
+
+    def _try_again(self, call: Call) -> None:
+        """Make the next attempt, with the rest of the chain."""
+        key = call.key
         node = self._node(key)
         args, kwargs = call.args, call.kwargs
         if call.feed is not None:  # the executor had its value from the link before
@@ -996,10 +1015,7 @@ class Scheduler:
         again.bounds = call.bounds
         again.observed = call.observed
         again.hand_on = call.hand_on
-        if self._gates is not None and self._gates.queue(node.id, key):
-            self._retrying[key] = again
-        else:
-            self._submit(node, again)
+        self._submit(node, again)
 
     def _node(self, key: Key) -> Node:
         return self.plan.nodes[key if type(key) is str else key[0]]

@@ -35,14 +35,20 @@ _threads: list[ThreadPool] = []
 _workers: list[WorkerPool] = []
 
 
+def thread_slots() -> int:
+    """Return how many calls run in threads at once: as many as cores and four more, at most 32."""
+    from pmflow.executors.platform import cores
+
+    return min(MOST_THREADS, cores() + 4)
+
+
 def thread_pool() -> ThreadPool:
-    """Return the program's threads: as many as cores and four more, at most 32."""
+    """Return the program's threads."""
     with _lock:
         if not _threads:
-            from pmflow.executors.platform import cores
             from pmflow.executors.threads import ThreadPool
 
-            _threads.append(ThreadPool(min(MOST_THREADS, cores() + 4)))
+            _threads.append(ThreadPool(thread_slots()))
     return _threads[0]
 
 
