@@ -387,6 +387,24 @@ def test_elements_of_a_block_fail_retry_and_fall_back_alone(tmp_path: Path) -> N
     assert times(tmp_path) == {n: run[f"each_{n}"].attempts for n in range(500)}
 
 
+def test_an_element_that_takes_too_long_costs_itself(tmp_path: Path) -> None:
+    """Each element of a block has a clock of its own: what is late is killed, and tried again; all others run once."""
+
+    def hang(n: int) -> int:
+        noted(str(tmp_path), n)
+        while n in (300, 400) and (n == 400 or len((tmp_path / str(n)).read_text()) == 1):
+            signal.pause()
+        return n
+
+    each = process(hang, type="process", id="each", map_over={"n": "ns"}, timeout=0.7, retries=1)
+    run = pmflow.run(each, inputs={"ns": list(range(500))}, on_error="return")
+    assert {name: type(run[name].exception) for name in run.failures} == {"each_400": pmflow.ProcessTimeoutError}
+    assert run["each_400"].execution_time >= 0.7
+    assert [run[f"each_{n}"].data for n in range(500) if n != 400] == [n for n in range(500) if n != 400]
+    assert times(tmp_path) == {n: 2 if n in (300, 400) else 1 for n in range(500)}
+    assert {n for n in range(500) if run[f"each_{n}"].attempts == 2} == {300, 400}
+
+
 def test_what_a_failed_element_stops() -> None:
     """fail_fast: what had ended counts, the failure is FAILED, and the rest is CANCELLED."""
 

@@ -653,7 +653,7 @@ def _contract(plan: Plan) -> None:
 def _is_for_blocks(node: Node) -> bool:
     """Whether elements of a map can be sent to workers many at a time: nothing is said of each but its function."""
     settings = node.settings
-    plain = settings.timeout is None and settings.limit is None and settings.when is None
+    plain = settings.limit is None and settings.when is None
     if not plain or node.lane is not WORKER or node.hands_on or type(node.process) is not FunctionProcess:
         return False
     return not node.process._function.positional  # noqa: SLF001 - they are passed by name

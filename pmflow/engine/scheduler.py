@@ -487,8 +487,9 @@ class Scheduler:
         columns = {parameter: each[elements.start : elements.stop] for parameter, each in self.sequences[name].items()}
         function, shared = self._function(node), self._shared[name]
         block = Block(name, elements, function, shared, columns, node.priority, self._context)
-        if self._until != inf:
-            block.bounds = (inf, self._until)
+        timeout = node.settings.timeout
+        if timeout is not None or self._until != inf:
+            block.bounds = (inf if timeout is None else timeout, self._until)
         self._submit(node, block)
 
     def _begin_element(self, name: str, index: int | range) -> None:
@@ -607,6 +608,8 @@ class Scheduler:
             self._leave_behind(node, block)
             if self.stopped_by is not None:
                 self._give_up(node, rest)
+            elif node.settings.timeout is not None:
+                self._watch(node, rest)
         else:  # what has not been done of it is done one by one: together it cannot be
             undone = range(block.at, block.end)
             block.at = block.end
@@ -627,6 +630,8 @@ class Scheduler:
             return
         block.at = index + 1
         self._leave_behind(node, block)
+        if type(outcome) is Stopped and self.stopped_by is None:
+            self._timed_out.add(call.key)
         self._running[call.key] = call
         self._held[node.lane] += 1
         self._settle(call, outcome)
@@ -978,6 +983,9 @@ class Scheduler:
         if session.queues:
             began = session.began(call)
             left = min(timeout, timeout - (perf_counter() - began)) if began else timeout  # it may be about to begin
+            if type(call) is Block and left <= 0:
+                session.expire(call, began)  # type: ignore[attr-defined]  # it takes blocks
+                left = timeout  # the others go on
             if left > 0:
                 self._set_timer(left, self._check_timeout, call)
                 return

@@ -331,6 +331,10 @@ class BlockSession(Session, Protocol):
         """Return how many calls of a function are to be one `Block`; 0 as long as that is not known."""
         ...
 
+    def expire(self, block: Block, began: float) -> None:
+        """Give up the call of a block that began then, if it still runs; a `Part` says that it is `Stopped`."""
+        ...
+
 
 class Executor(Protocol):
     """Something that runs calls."""

@@ -91,6 +91,7 @@ class Item:
         number: that of the link in its ``worker``, while it is there; of a block that of the first without a reply.
         last: the number of the last link of its chain, or block, there.
         at: of a block, the element that ``number`` stands for; ``stop``: the one before which it ends.
+        late: of a block, the number of the link that has been given up alone.
         columns: of a block, parameter to the values of its elements, as ``args``.
         cost: the seconds it is expected to take, with the rest of its chain; None if nobody knows.
         unsent: the link behind it, which could not be encoded, and why.
@@ -105,6 +106,7 @@ class Item:
         "function",
         "kwargs",
         "last",
+        "late",
         "near",
         "number",
         "parcels",
@@ -121,7 +123,7 @@ class Item:
         self.kwargs: Mapping[str, Any] = NO_NAMES
         self.size = 0
         self.parcels = self.near = False
-        self.number = self.last = self.at = self.stop = 0
+        self.number = self.last = self.at = self.stop = self.late = 0
         self.columns: Mapping[str, Sequence[Any]] = NO_NAMES
         self.cost: float | None = None
         self.worker: Worker | None = None
@@ -150,8 +152,8 @@ class Item:
         return type(self.call) is Block and self.number < self.last
 
     def covers(self, number: int) -> bool:
-        """Whether a link is one of the block."""
-        return self.number <= number <= self.last
+        """Whether a link is this one, or one of its block."""
+        return self.number == number or (type(self.call) is Block and self.number <= number <= self.last)
 
     def packed_block(self, number: int, index: int, files: list[File]) -> tuple[Any, ...]:
         """Return a block as a frame holds it: what has had no reply."""

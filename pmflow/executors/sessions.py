@@ -172,9 +172,13 @@ class WorkerSession:
         """Return when a call began, by the status page of its worker."""
         item: Item | None = call.handle
         worker = None if item is None else item.worker
-        if item is not None and worker is not None and worker.page.running == item.number:
+        if item is not None and worker is not None and item.covers(worker.page.running):
             return worker.page.started
         return call.started
+
+    def expire(self, block: Block, began: float) -> None:
+        """Have the worker killed in which a call of a block still runs that began then."""
+        self._pool.expire(block, began)
 
     def stop(self, call: Call) -> None:
         """Take a call out of the queue, call it back, or have its worker killed."""

@@ -233,6 +233,28 @@ class WorkerPool:
                 self._hand_out()
         self._tell()
 
+    def expire(self, block: Block, began: float) -> None:
+        """Give up the call of a block that began then, if it still runs; what has arrived counts."""
+        with self.lock:
+            item: Item | None = block.handle
+            worker = None if item is None else item.worker
+            if item is not None and worker is not None:
+                self._listen(worker)
+                running = worker.page.running  # a link says first when it begins, and then which it is
+                same = worker.page.started == began
+                if same and item.worker is worker and item.covers(running) and not worker.ending:
+                    item.late = running
+                    worker.killed_for = block.single(item.at + running - item.number)
+                    self._kill(worker)
+        self._tell()
+
+    def _kill(self, worker: Worker) -> None:
+        """Have a worker killed; nothing more begins there."""
+        worker.page.skip(worker.page.running + 1, 1 << 62)
+        worker.ending = True
+        if self._keeper is not None:
+            self._keeper.kill(worker.name)
+
     def _stop_sent(self, worker: Worker, item: Item) -> None:
         """Give up a call that a worker has: kill the worker if it has begun, else call it back.
 
@@ -249,10 +271,8 @@ class WorkerPool:
             return
         if running >= item.number:
             call.started = worker.page.since
-        worker.page.skip(running + 1, 1 << 62)  # nothing of what waits begins
-        worker.ending, worker.killed_for = True, call
-        if self._keeper is not None:
-            self._keeper.kill(worker.name)
+        worker.killed_for = call
+        self._kill(worker)
 
     def _stopped(self, session: WorkerSession, call: Call, worker: Worker | None = None) -> None:
         call.stopped, call.handle = True, None
@@ -568,10 +588,11 @@ class WorkerPool:
     def _bury_block(self, worker: Worker, session: WorkerSession, item: Item, code: int, *, spared: bool) -> None:
         """Charge the element that a worker was running when it died; the others go elsewhere."""
         block: Block = item.call  # type: ignore[assignment]  # that is why it is buried here
-        begun = item.number <= worker.page.running
-        if begun and (block.stopped or not spared):
+        running, late = worker.page.running, item.late
+        item.late = 0
+        if item.number <= running and (block.stopped or late == running or not spared):
             call = block.single(item.at)
-            if block.stopped:
+            if block.stopped or late == running:
                 call.started = worker.page.since
                 end: Delivered = Stopped(perf_counter(), ended=True, worker=worker.pid)
             else:
