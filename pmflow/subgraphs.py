@@ -216,7 +216,7 @@ class Renamed(BaseProcess[Any]):
     def _translated(self, input_data: Any) -> Any:
         if not self._known:
             return input_data
-        return {self._known[name]: result for name, result in input_data.items()}
+        return {self._known.get(name, name): result for name, result in input_data.items()}
 
 
 # The parts

@@ -3,18 +3,23 @@
 # pyright: reportUnknownLambdaType=false
 # ruff: noqa: PLW0108 - the parameters of a lambda have names, which is what they are here for
 
+import inspect
 import pickle
+import re
 import threading
 import types
+import zlib
 from typing import Any
 
 import anyio.lowlevel
 import cloudpickle
 import pytest
+from hypothesis import given, strategies as st
 
 import pmflow
 from pmflow import (
     BaseProcess,
+    FunctionProcess,
     Graph,
     ProcessConfig,
     ProcessResult,
@@ -794,3 +799,103 @@ def test_what_only_an_overridden_process_needs_does_not_run_where_a_process_stan
     end = process(lambda fit: fit, id="end")
     other = process(lambda: 2, id="other")
     assert data(pmflow.run(Graph([load, fit, end]), overrides={"fit": other})) == {"fit": 2, "end": 2}
+
+
+# Random graphs: a sub-graph gives what a run of its graph gives
+
+
+def told(values: dict[str, Any]) -> int:
+    """A number that depends on all values, and of a result on its state."""
+    seen = {name: each.state.value if isinstance(each, ProcessResult) else each for name, each in values.items()}
+    return zlib.crc32(repr(sorted(seen.items())).encode())
+
+
+class Step:
+    """A function with parameters of these names; one that may fail does so for half of all values."""
+
+    def __init__(self, name: str, parameters: list[inspect.Parameter], *, may_fail: bool) -> None:
+        self.__name__ = name
+        self.__signature__ = inspect.Signature(parameters)
+        self.may_fail = may_fail
+
+    def __call__(self, **values: Any) -> int:
+        """Return a number, or fail."""
+        if self.may_fail and told(values) % 2:
+            raise ValueError(self.__name__)
+        return told(values) % 1_000
+
+
+PARAMETERS: list[dict[str, Any]] = [{}, {"default": "none"}, {"annotation": ProcessResult}]
+"""What wants a value, a value or else a default, and a result."""
+
+
+@st.composite
+def steps(draw: Any, *, after: bool) -> tuple[Graph, list[str]]:
+    """A graph whose inputs are x and y, and targets."""
+    processes: list[FunctionProcess[..., Any, Any]] = []
+    for number in range(draw(st.integers(1, 6))):
+        names = draw(st.sets(st.sampled_from(["x", "y", *(each.id for each in processes)])))
+        parameters = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, **draw(st.sampled_from(PARAMETERS[: 2 if name in "xy" else 3]))
+            )
+            for name in sorted(names)
+        ]
+        options: Any = draw(
+            st.sampled_from([{}, {}, {"required": False}, {"fallback": 5}, {"when": lambda **values: told(values) % 3}])
+        )
+        if after and processes and draw(st.booleans()):
+            options = {**options, "after": draw(st.sampled_from(processes))}
+        step = Step(f"p{number}", parameters, may_fail=draw(st.integers(0, 2)) == 0)
+        processes.append(process(step, id=step.__name__, type="async", **options))
+    ids = [each.id for each in processes]
+    return Graph(processes), draw(st.lists(st.sampled_from(ids), min_size=1, max_size=3, unique=True))
+
+
+def asked(graph: Graph, **inputs: Any) -> dict[str, Any]:
+    """Those inputs that a graph asks for."""
+    sources = {source for edges in graph.edges.values() for _, source, _ in edges}
+    return {name: value for name, value in inputs.items() if name in sources}
+
+
+def facts(result: ProcessResult[Any]) -> Any:
+    """What a process came to, wherever it is."""
+    reason = None if result.reason is None else re.sub(r"s\.(p\d)(_\d)?", r"\1", result.reason)
+    return result.state, result.data if result.success else None, reason
+
+
+@given(steps(after=True))
+def test_what_is_inside_ends_as_in_a_run_of_the_graph(drawn: tuple[Graph, list[str]]) -> None:
+    """Each process with the same state, data and reason; the sub-graph has the values of the targets, if all have."""
+    graph, targets = drawn
+    options: Any = {"inputs": asked(graph, x=1, y=2), "on_error": "return", "fail_fast": False, "keep": "all"}
+    flat = pmflow.run(graph, targets=targets, **options)
+    outer = Graph([graph.as_process(id="s", targets=targets)])
+    run = pmflow.run(outer, **{**options, "inputs": asked(outer, x=1, y=2)})
+    assert {name: facts(run[f"s.{name}"]) for name in flat} == {name: facts(flat[name]) for name in flat}
+    values = {name: flat[name].data for name in targets if flat[name].success}
+    assert run["s"].success == (len(values) == len(targets))
+    if run["s"].success:
+        assert run["s"].data == (values if len(targets) > 1 else values[targets[0]])
+
+
+@given(steps(after=False))
+def test_each_element_ends_as_in_a_run_of_the_graph(drawn: tuple[Graph, list[str]]) -> None:
+    """Of what depends on what is mapped over; but what needs a value all share, which is missing, has no elements."""
+    graph, targets = drawn
+    try:
+        s = graph.as_process(id="s", targets=targets, map_over={"x": "xs"})
+    except ConfigurationError:
+        return  # nothing that the targets need asks for it
+    outer = Graph([s])
+    options: Any = {"on_error": "return", "fail_fast": False, "keep": "all"}
+    run = pmflow.run(outer, inputs=asked(outer, xs=[1, 2, 3], y=2), **options)
+    mapped = {part.id for part in s.parts if part.config.map_over}
+    for index in range(3):
+        flat = pmflow.run(graph, targets=targets, inputs=asked(graph, x=index + 1, y=2), **options)
+        for name, result in flat.items():
+            key = f"s.{name}_{index}" if f"s.{name}_{index}" in run else f"s.{name}"
+            if key in mapped:
+                assert run[key].state is SKIPPED
+            else:
+                assert (key, facts(run[key])) == (key, facts(result))
