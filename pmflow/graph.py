@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from types import FrameType, ModuleType
     from typing import Literal
 
+    from typing_extensions import Unpack
+
     from pmflow.config import ProcessId, ProcessType
     from pmflow.decorator import Reference
     from pmflow.engine.explanation import Explanation
     from pmflow.engine.plan import Plan
     from pmflow.hints import Mismatch
+    from pmflow.subgraphs import MappedSubgraphSettings, SubgraphSettings
 
 __all__ = [
     "AFTER",
@@ -176,27 +179,10 @@ class Graph:
 
     @overload
     def as_process(
-        self,
-        *,
-        id: str | ProcessId,
-        map_over: str | Mapping[str, Any],
-        dependencies: Mapping[str, Reference | tuple[Reference, ...]] | None = None,
-        inputs: Mapping[str, Any] | None = None,
-        targets: Reference | Iterable[Reference] | None = None,
-        after: Reference | Iterable[Reference] = (),
-        required: bool = True,
+        self, *, id: str | ProcessId, **settings: Unpack[MappedSubgraphSettings]
     ) -> SubgraphProcess[list[Any]]: ...
     @overload
-    def as_process(
-        self,
-        *,
-        id: str | ProcessId,
-        dependencies: Mapping[str, Reference | tuple[Reference, ...]] | None = None,
-        inputs: Mapping[str, Any] | None = None,
-        targets: Reference | Iterable[Reference] | None = None,
-        after: Reference | Iterable[Reference] = (),
-        required: bool = True,
-    ) -> SubgraphProcess[Any]: ...
+    def as_process(self, *, id: str | ProcessId, **settings: Unpack[SubgraphSettings]) -> SubgraphProcess[Any]: ...
     def as_process(self, *, id: str | ProcessId, **settings: Any) -> Any:  # noqa: D417 - each setting by its name
         """Return this graph as a process of other graphs.
 
@@ -218,6 +204,7 @@ class Graph:
                 are in this graph, and their values. By default what nothing depends on. Only what they need is inside.
             map_over: parameter to source, or ``cross(...)``: once per element, for all inside that depends on it; the
                 value is a list. Element by element: ``train.fit_3`` begins when what it needs of element 3 exists.
+                Where a value is missing that all elements need, they are SKIPPED as a whole, with all that goes along.
             after: ids that must have ended well before any of its processes begins.
             required: False: all inside is not required, so a failure gives no value.
 

@@ -573,7 +573,7 @@ async def _launch(process: BaseProcess[Any], function: Callable[..., Any], input
         alone: BaseProcess[Any] = process.options(dependencies={}, after=(), map_over=None)  # type: ignore[call-overload]  # once again not mapped
         inputs = {} if input_data is None else input_data
     elif isinstance(process, SubgraphProcess):
-        alone = process.alone()
+        alone = process.options(dependencies=None, map_over=None, after=())  # type: ignore[call-overload]  # not mapped
         inputs = {} if input_data is None else input_data
     else:
         alone = _Alone(process, function)

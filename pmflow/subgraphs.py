@@ -16,7 +16,7 @@ from __future__ import annotations
 import io
 from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from attrs import evolve
 
@@ -28,8 +28,28 @@ from pmflow.outputs import Inserted, is_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypedDict
 
+    from typing_extensions import Required, Self, Unpack
+
+    from pmflow.config import ProcessId
+    from pmflow.decorator import Reference
     from pmflow.graph import Graph
+
+    class SubgraphSettings(TypedDict, total=False):
+        """What `Graph.as_process` takes besides the id."""
+
+        dependencies: Mapping[str, Reference | tuple[Reference, ...]] | None
+        inputs: Mapping[str, Any] | None
+        targets: Reference | Iterable[Reference] | None
+        after: Reference | Iterable[Reference]
+        required: bool
+
+    class MappedSubgraphSettings(SubgraphSettings, total=False):
+        """The settings of a mapped sub-graph, whose result is a list."""
+
+        map_over: Required[str | Mapping[str, Any]]
+
 
 __all__ = ["SubgraphProcess"]
 
@@ -86,10 +106,28 @@ class SubgraphProcess(BaseProcess[T]):
         """What makes its value of those of its targets."""
         return self.parts[0].entry
 
-    def alone(self) -> SubgraphProcess[T]:
-        """Return it without what feeds it and what it waits for, as it is when it is run on its own."""
-        settings = {**self._settings, "dependencies": None, "map_over": None, "after": ()}
-        return SubgraphProcess(self._graph, settings, self._place, self.scope)
+    @overload
+    def options(
+        self, *, id: str | ProcessId = ..., **settings: Unpack[MappedSubgraphSettings]
+    ) -> SubgraphProcess[list[Any]]: ...
+    @overload
+    def options(self, *, id: str | ProcessId = ..., **settings: Unpack[SubgraphSettings]) -> Self: ...
+    def options(self, **settings: Any) -> Any:
+        """Return a copy with other settings; the original stays as it is.
+
+        Args:
+            **settings: what `Graph.as_process` takes.
+
+        Raises:
+            ConfigurationError: a setting that cannot work.
+            InputError: a target that does not exist.
+
+        >>> from pmflow import Graph, process
+        >>> train = Graph([process(lambda rows: len(rows), id="fit")]).as_process(id="train")
+        >>> [part.id for part in train.options(id="again", inputs={"rows": "abc"}).parts]
+        ['again', 'again.rows', 'again.fit']
+        """
+        return type(self)(self._graph, {**self._settings, **settings}, self._place, self.scope)
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel without the module in which it is made."""

@@ -122,6 +122,17 @@ def test_candidates_feed_a_parameter() -> None:
     assert pmflow.run(Graph([chosen, tuned, plain]), targets=chosen).value == [1]
 
 
+def test_options_make_a_changed_copy() -> None:
+    """With all its parts anew; the original stays as it is."""
+    one = training().as_process(id="one", inputs={"degree": 1}, targets="score")
+    two = one.options(id="two", inputs={"degree": 2}, after=one)
+    each = two.options(map_over={"rows": "tables"})
+    run = pmflow.run(Graph([one, each]), inputs={"rows": [1, 2], "tables": [[1], [1, 2]]})
+    assert (run[one].data, run[each].data, run["two.fit_0"].data) == (2, [2, 4], ([1], 2))
+    with pytest.raises(ConfigurationError, match="the sub-graph 'one' has no setting 'timeout'"):
+        one.options(timeout=1)  # type: ignore[call-overload]
+
+
 def test_one_graph_used_twice() -> None:
     """Each use has its own processes and parameters."""
     graph = training()
@@ -474,6 +485,12 @@ def test_a_strategy_for_all_leaves_what_is_inserted_inline() -> None:
     assert strategies == {
         "s.clean": inside, "s.fit": inside, "s.score": inside, "s": inserted, "s.degree": inserted,
     }  # fmt: skip
+
+
+def test_a_comparison_suggests_nothing_for_what_is_inserted() -> None:
+    """It is about the user's functions."""
+    comparison = pmflow.compare(training().as_process(id="s", inputs={"degree": 2}), inputs={"rows": [1]}, repeat=1)
+    assert set(comparison.suggested) == {"s.clean", "s.fit", "s.score"}
 
 
 def test_a_process_knows_that_it_is_inside() -> None:

@@ -34,6 +34,8 @@ def test_a_mapped_sub_graph() -> None:
     assert_type(each, SubgraphProcess[list[Any]])
     assert_type(GRAPH.as_process(id="each", map_over="text"), SubgraphProcess[list[Any]])
     assert_type(GRAPH.as_process(id="each", map_over=cross(text="texts")), SubgraphProcess[list[Any]])
+    assert_type(GRAPH.as_process(id="sub").options(id="each", map_over="text"), SubgraphProcess[list[Any]])
+    assert_type(each.options(id="again", required=False), SubgraphProcess[list[Any]])
     run = pmflow.run(each, inputs={"texts": ["a b"]})
     assert_type(run.value, list[Any])
     assert_type(run[each], ProcessResult[list[Any]])

@@ -24,6 +24,14 @@ def sub_graphs() -> None:
     GRAPH.as_process(id="sub", map_over=1)  # error
 
 
+def changed() -> None:
+    """What a copy does not take."""
+    sub = GRAPH.as_process(id="sub")
+    sub.options("other")  # error
+    sub.options(id=1)  # error
+    sub.options(retries=1)  # error
+
+
 def graphs() -> None:
     """What is combined with a graph is a graph, and what has processes is a module."""
     GRAPH | words  # error
