@@ -19,7 +19,8 @@ from pmflow.config import check_names
 from pmflow.decorator import DEFAULT, RESULT, RESULT_LIST, VALUE, Edge, FunctionProcess
 from pmflow.errors import CycleError, DuplicateProcessError, GraphError, TypeMismatchError
 from pmflow.outputs import is_output, with_outputs
-from pmflow.subgraphs import Renamed, SubgraphProcess, inside
+from pmflow.parts import Renamed, inside
+from pmflow.subgraphs import SubgraphProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

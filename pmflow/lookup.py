@@ -17,7 +17,8 @@ from pmflow.config import id_text
 from pmflow.decorator import FunctionProcess
 from pmflow.errors import DuplicateProcessError, GraphError
 from pmflow.graph import Graph, edges_of, install_finder, location, settings_of
-from pmflow.subgraphs import Renamed, SubgraphProcess
+from pmflow.parts import Renamed
+from pmflow.subgraphs import SubgraphProcess
 
 COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 

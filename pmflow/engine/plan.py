@@ -34,7 +34,7 @@ from pmflow.graph import (
     uncollected,
 )
 from pmflow.outputs import is_inserted, is_output
-from pmflow.subgraphs import inside
+from pmflow.parts import inside
 
 __all__ = ["Plan"]
 
