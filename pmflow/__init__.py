@@ -50,6 +50,7 @@ from pmflow.limits import Limit, Rate
 from pmflow.outcomes import ProcessState
 from pmflow.results import ProcessMetadata, ProcessResult, Run
 from pmflow.runner import arun, run
+from pmflow.subgraphs import SubgraphProcess
 from pmflow.workflow import Workflow, WorkflowNode, WorkflowPoolManager, create_workflow
 
 __all__ = [
@@ -88,6 +89,7 @@ __all__ = [
     "Run",
     "RunTimeoutError",
     "ShutdownError",
+    "SubgraphProcess",
     "ThreadsExhaustedError",
     "TransferError",
     "TypeMismatchError",

@@ -261,15 +261,16 @@ def text_of(exception: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name most like ``name``, or None.
+    """Return the known name most like ``name``, or None; also the one that a sub-graph has made of it.
 
-    >>> nearest("totl", ["total", "page"])
-    'total'
+    >>> nearest("totl", ["total", "page"]), nearest("fit", ["train.fit"])
+    ('total', 'train.fit')
     """
     from difflib import get_close_matches
 
-    matches = get_close_matches(name, list(known), n=1)
-    return matches[0] if matches else None
+    names = list(known)
+    matches = get_close_matches(name, names, n=1)
+    return matches[0] if matches else next((each for each in names if each.endswith(f".{name}")), None)
 
 
 def did_you_mean(suggestion: str | None) -> str:

@@ -7,27 +7,34 @@ when it is planned.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from graphlib import CycleError as PathFound, TopologicalSorter
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from pmflow.base import BaseProcess
 from pmflow.config import check_names
 from pmflow.decorator import DEFAULT, RESULT, RESULT_LIST, VALUE, Edge, FunctionProcess
 from pmflow.errors import CycleError, DuplicateProcessError, GraphError, TypeMismatchError
 from pmflow.outputs import is_output, with_outputs
+from pmflow.parts import Renamed, inside
+from pmflow.subgraphs import SubgraphProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from types import FrameType, ModuleType
     from typing import Literal
 
-    from pmflow.config import ProcessType
+    from typing_extensions import Unpack
+
+    from pmflow.config import ProcessId, ProcessType
     from pmflow.decorator import Reference
     from pmflow.engine.explanation import Explanation
     from pmflow.engine.plan import Plan
     from pmflow.hints import Mismatch
+    from pmflow.subgraphs import MappedSubgraphSettings, SubgraphSettings
 
 __all__ = [
     "AFTER",
@@ -64,6 +71,14 @@ def install_planner(planner: Callable[..., Plan], explainer: Callable[..., Expla
     """Say what plans and explains a graph, which is below what does."""
     _planner[:] = [planner]
     _explainer[:] = [explainer]
+
+
+_finder: list[Callable[[ModuleType, FrameType], Graph]] = []
+
+
+def install_finder(finder: Callable[[ModuleType, FrameType], Graph]) -> None:
+    """Say what finds the processes of a module, which is above too."""
+    _finder[:] = [finder]
 
 
 def forgives(kind: int) -> bool:
@@ -118,6 +133,103 @@ class Graph:
         self = cls.__new__(cls)
         self._build(_by_id(processes), dependencies, frozenset(optional))
         return self
+
+    @classmethod
+    def from_module(cls, module: ModuleType) -> Graph:
+        """Return the processes of a module, and what they need: a closed graph of all that ``run(module)`` finds.
+
+        Args:
+            module: the module.
+
+        Raises:
+            GraphError: it is no module, or has no processes; whatever else `Graph` raises.
+
+        >>> import types
+        >>> from pmflow import process
+        >>> module = types.ModuleType("steps")
+        >>> module.page = process(lambda url: url.upper(), id="page")
+        >>> module.words = process(lambda page: page.split(), id="words")
+        >>> Graph.from_module(module)
+        <Graph of 2 processes: page, words>
+        """
+        return _finder[0](module, sys._getframe(1))  # noqa: SLF001 - `run` looks where it is called, too
+
+    def __or__(self, other: Graph) -> Graph:
+        """Return a graph of the processes of both; what was an input of the one may now be a process of the other.
+
+        Raises:
+            DuplicateProcessError: two processes of one id; one that is in both is fine.
+            GraphError: whatever else `Graph` raises.
+
+        >>> from pmflow import process
+        >>> page = process(lambda url: url.upper(), id="page")
+        >>> words = process(lambda page: page.split(), id="words")
+        >>> (Graph([page]) | Graph([words])).dependencies
+        {'page': (), 'words': ('page',)}
+        """
+        if not isinstance(other, Graph):  # pyright: ignore[reportUnnecessaryIsInstance] - not every caller is checked
+            return NotImplemented
+        more = {name: (*sources, *other._more.get(name, ())) for name, sources in self._more.items()}
+        graph = Graph.__new__(Graph)
+        graph._build(
+            _by_id([*self.processes.values(), *other.processes.values()]),
+            {**other._more, **more},
+            self._optional | other._optional,
+        )
+        return graph
+
+    @overload
+    def as_process(
+        self, *, id: str | ProcessId, **settings: Unpack[MappedSubgraphSettings]
+    ) -> SubgraphProcess[list[Any]]: ...
+    @overload
+    def as_process(self, *, id: str | ProcessId, **settings: Unpack[SubgraphSettings]) -> SubgraphProcess[Any]: ...
+    def as_process(self, *, id: str | ProcessId, **settings: Any) -> Any:  # noqa: D417 - each setting by its name
+        """Return this graph as a process of other graphs.
+
+        Where those are built, its processes become theirs: ``fit`` is ``train.fit`` in a sub-graph ``train``, its key
+        in runs, plans, targets and overrides. Each runs as soon as its own inputs exist; nothing waits for the
+        sub-graph as a whole. What would be inputs of this graph are the parameters of the sub-graph. Each is fed by
+        what ``dependencies`` or ``map_over`` says, or has its value in ``inputs``; else it is fed by the process or
+        the input of its name, else those inside that ask for it keep their defaults.
+
+        A failure inside fails the run, and what depends on the sub-graph is SKIPPED, as if it depended on the target
+        itself; where all that depends on it takes its `ProcessResult`, it is handled. Strategies, limits and the like
+        are those of the processes inside.
+
+        Args:
+            id: its id, which comes before those of its processes.
+            dependencies: parameter to what feeds it, or a tuple of candidates.
+            inputs: parameter to value.
+            targets: of one target the value is that of the sub-graph; several give a dictionary of their ids, as they
+                are in this graph, and their values. By default what nothing depends on. Only what they need is inside.
+            map_over: parameter to source, or ``cross(...)``: once per element, for all inside that depends on it; the
+                value is a list. Element by element: ``train.fit_3`` begins when what it needs of element 3 exists.
+                Where a value is missing that all elements need, they are SKIPPED as a whole, with all that goes along.
+            after: ids that must have ended well before any of its processes begins.
+            required: False: all inside is not required, so a failure gives no value.
+
+        Raises:
+            ConfigurationError: a setting that cannot work.
+            InputError: a target that does not exist.
+
+        >>> import pmflow
+        >>> from pmflow import process
+        >>> model = process(lambda rows, degree=1: (len(rows), degree), id="model")
+        >>> score = process(lambda model: sum(model), id="score")
+        >>> graph = Graph([model, score])
+        >>> train = graph.as_process(id="train", dependencies={"rows": "table"}, inputs={"degree": 2})
+        >>> report = process(lambda train: f"score {train}", id="report")
+        >>> run = pmflow.run([report, train], targets=report, inputs={"table": "abc"}, keep="all")
+        >>> run.value, run["train.model"].data
+        ('score 5', (3, 2))
+        >>> each = graph.as_process(id="each", map_over={"degree": "degrees"})
+        >>> pmflow.run(each, inputs={"rows": "abc", "degrees": [1, 2, 3]}).value
+        [4, 5, 6]
+        """
+        frame = sys._getframe(1)  # noqa: SLF001 - the place in which it is written is where its parameters are looked for
+        place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        return SubgraphProcess(self, {"id": id, **settings}, place, frame.f_globals)
 
     def _build(
         self, processes: dict[str, BaseProcess[Any]], more: Mapping[str, Sequence[str]], optional: frozenset[str]
@@ -307,7 +419,7 @@ class Graph:
     def replaced(self, processes: Mapping[str, BaseProcess[Any]]) -> Graph:
         """Return this graph with other processes in the place of some."""
         graph = Graph.__new__(Graph)
-        graph._build({**self.processes, **processes}, self._more, self._optional)  # noqa: SLF001 - one of its own kind
+        graph._build({**self.processes, **_in_place(self, processes)}, self._more, self._optional)  # noqa: SLF001 - one of its own kind
         return graph
 
     @property
@@ -454,17 +566,47 @@ def _candidates(parameter: str, source: Any, kind: int) -> Iterator[Edge]:
 
 def _by_id(processes: Iterable[BaseProcess[Any]]) -> dict[str, BaseProcess[Any]]:
     found: dict[str, BaseProcess[Any]] = {}
-    for process in with_outputs(processes):
+    for process in with_outputs(_in_parts(processes)):
         if not isinstance(process, BaseProcess):  # pyright: ignore[reportUnnecessaryIsInstance] - not every caller is checked
             raise GraphError(f"a graph is made of processes, and {process!r} is none; decorate it with @process")
         known = found.setdefault(process.id, process)
         if known is not process and not _same(known, process):
-            places = (location(known), location(process))
-            raise DuplicateProcessError(
-                f"two processes have the id '{process.id}': {places[0]} and {places[1]}; give one of them another id",
-                process_id=process.id,
-                places=places,
-            )
+            raise _duplicate(known, process)
+    return found
+
+
+def _duplicate(one: BaseProcess[Any], other: BaseProcess[Any]) -> DuplicateProcessError:
+    places = (location(one), location(other))
+    return DuplicateProcessError(
+        f"two processes have the id '{other.id}': {places[0]} and {places[1]}; give one of them another id",
+        process_id=other.id,
+        places=places,
+    )
+
+
+def _in_parts(processes: Iterable[BaseProcess[Any]]) -> Iterator[BaseProcess[Any]]:
+    """Give processes, and in the place of sub-graphs what they are made of."""
+    for process in processes:
+        if type(process) is SubgraphProcess:
+            yield from process.parts
+        else:
+            yield process
+
+
+def _in_place(graph: Graph, processes: Mapping[str, BaseProcess[Any]]) -> dict[str, BaseProcess[Any]]:
+    """Return processes that take the places of others; of a sub-graph its parts, which may be called like theirs."""
+    found: dict[str, BaseProcess[Any]] = {}
+    for name, process in processes.items():
+        if type(process) is not SubgraphProcess:
+            found[name] = process
+            continue
+        place, *parts = with_outputs(process.parts)
+        found[name] = place
+        replaced = {name, *inside(graph.processes[name])}
+        for part in parts:
+            if part.id in graph.processes and part.id not in replaced:
+                raise _duplicate(graph.processes[part.id], part)
+            found[part.id] = part
     return found
 
 
@@ -479,6 +621,8 @@ def location(process: BaseProcess[Any]) -> str:
     """Return the file and the line where a process is written."""
     if is_output(process):
         return location(process.__wrapped__.producer)  # type: ignore[attr-defined]
+    if isinstance(process, Renamed):
+        return location(process.original)
     if isinstance(process, FunctionProcess):
         return process._function.location  # noqa: SLF001
     entry = getattr(process.entry, "__func__", None)

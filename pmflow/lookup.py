@@ -16,14 +16,19 @@ from pmflow.base import BaseProcess
 from pmflow.config import id_text
 from pmflow.decorator import FunctionProcess
 from pmflow.errors import DuplicateProcessError, GraphError
-from pmflow.graph import Graph, edges_of, location, settings_of
+from pmflow.graph import Graph, edges_of, install_finder, location, settings_of
+from pmflow.parts import Renamed
+from pmflow.subgraphs import SubgraphProcess
 
 COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 
 
 def caller() -> types.FrameType:
     """Return the frame that called the public function; a comprehension counts as its function."""
-    frame = sys._getframe(2)  # noqa: SLF001 - the scope of a call is what a library like this has to know
+    return _outside_comprehensions(sys._getframe(2))  # noqa: SLF001 - the scope of a call is what this library has to know
+
+
+def _outside_comprehensions(frame: types.FrameType) -> types.FrameType:
     while frame.f_code.co_name in COMPREHENSIONS and frame.f_back is not None:
         frame = frame.f_back
     return frame
@@ -55,12 +60,7 @@ def gathered(
         return processes.graph, None, None
     scopes: list[Mapping[str, Any]] = [] if frame is None else [frame.f_locals, frame.f_globals]
     if isinstance(processes, types.ModuleType):
-        found = _Scope(vars(processes)).all()
-        if not found:
-            raise GraphError(
-                f"the module {processes.__name__!r} has no processes; decorate its functions with @process"
-            )
-        return Graph(_Search(found, overrides, scopes).found.values()), None, _Explanation(scopes)
+        return _of_module(processes, overrides, scopes), None, _Explanation(scopes)
     if isinstance(processes, BaseProcess):
         processes = (processes,)
     elif isinstance(processes, (str, bytes)) or not isinstance(processes, Iterable):
@@ -72,6 +72,23 @@ def gathered(
             raise GraphError(f"run() takes processes, and {_what(each)} is none; decorate it with @process")
     graph = Graph(_Search(given, overrides, scopes).found.values())
     return graph, tuple(dict.fromkeys(each.id for each in given)), _Explanation(scopes)
+
+
+def _of_module(module: types.ModuleType, overrides: Mapping[Any, Any], scopes: list[Mapping[str, Any]]) -> Graph:
+    found = _Scope(vars(module)).all()
+    if not found:
+        raise GraphError(f"the module {module.__name__!r} has no processes; decorate its functions with @process")
+    return Graph(_Search(found, overrides, scopes).found.values())
+
+
+def _from_module(module: Any, frame: types.FrameType) -> Graph:
+    if not isinstance(module, types.ModuleType):
+        raise GraphError(f"Graph.from_module() takes a module, not {_what(module)}; for processes, write Graph([...])")
+    frame = _outside_comprehensions(frame)
+    return _of_module(module, {}, [frame.f_locals, frame.f_globals])
+
+
+install_finder(_from_module)
 
 
 def _what(value: Any) -> str:
@@ -125,12 +142,12 @@ class _Search:
         names = {key: process for process in given for key in produced(process)}
         chosen = set(names)  # what is given is what is meant, whatever modules have
         replaced = {id_text(key): value for key, value in overrides.items()}
-        waiting = [replaced.get(process.id, process) for process in given]
+        waiting = [_in_place(process, replaced) for process in given]
         while waiting:
             process = waiting.pop()
             if not isinstance(process, BaseProcess):
                 continue  # a value stands for it
-            for _, source, _ in edges_of(process):
+            for source in _sources(process, replaced):
                 if source in chosen:
                     continue
                 needed = self._look_up(process, source)
@@ -139,7 +156,7 @@ class _Search:
                 self.found[id(needed)] = needed  # two of one id are refused by the graph
                 if source not in names:
                     names.update(dict.fromkeys(produced(needed), needed))
-                    waiting.append(replaced.get(source, needed))
+                    waiting.append(_in_place(needed, replaced))
 
     def _look_up(self, process: BaseProcess[Any], name: str) -> BaseProcess[Any] | None:
         for names in (module_of(process), *self._outer):
@@ -153,14 +170,35 @@ class _Search:
 
 
 def produced(process: BaseProcess[Any]) -> Iterable[str]:
-    """Return the names under which others find a process: its id, and those of its outputs."""
+    """Return the names under which others find a process: its id, those of its outputs, and of what is inside it."""
+    if isinstance(process, SubgraphProcess):
+        return [name for part in process.parts for name in produced(part)]
     return process.id, *settings_of(process).outputs
+
+
+def _in_place(process: BaseProcess[Any], replaced: Mapping[str, Any]) -> Any:
+    """Return what runs in the place of a process; in that of a sub-graph, others can for each of its parts."""
+    return process if isinstance(process, SubgraphProcess) else replaced.get(process.id, process)
+
+
+def _sources(process: BaseProcess[Any], replaced: Mapping[str, Any]) -> Iterable[str]:
+    """Return the names of what a process needs; of a sub-graph, what those inside need of others."""
+    if not isinstance(process, SubgraphProcess):
+        return [source for _, source, _ in edges_of(process)]
+    own = set(produced(process))
+    parts = [replaced.get(part.id, part) for part in process.parts]
+    asked = [source for part in parts if isinstance(part, BaseProcess) for source in _sources(part, {})]
+    return [source for source in asked if source not in own]
 
 
 def module_of(process: BaseProcess[Any]) -> Mapping[str, Any]:
     """Return the names of the module in which a process is written."""
     if isinstance(process, FunctionProcess):
         return process._function.scope  # noqa: SLF001 - one of the places that know the inside
+    if isinstance(process, SubgraphProcess):
+        return process.scope
+    if isinstance(process, Renamed):
+        return module_of(process.original)
     entry = getattr(process.entry, "__func__", process.entry)
     return getattr(entry, "__globals__", {})
 

@@ -33,7 +33,13 @@ class Arity:
         return "outputs"
 
 
-class Output:
+class Inserted:
+    """What stands between the user's processes, and only hands on. It runs inline, whatever else is said."""
+
+    __slots__ = ()
+
+
+class Output(Inserted):
     """What an output is a process of: it takes one element of what another process returned."""
 
     def __init__(self, producer: BaseProcess[Any], index: int) -> None:
@@ -60,6 +66,11 @@ class Output:
 def is_output(process: BaseProcess[Any]) -> bool:
     """Whether a process only takes an element of what another one returned."""
     return type(process) is FunctionProcess and type(process.__wrapped__) is Output
+
+
+def is_inserted(process: BaseProcess[Any]) -> bool:
+    """Whether a process only hands on what others made."""
+    return type(process) is FunctionProcess and isinstance(process.__wrapped__, Inserted)
 
 
 def with_outputs(processes: Iterable[BaseProcess[Any]]) -> Iterator[BaseProcess[Any]]:

@@ -44,6 +44,7 @@ from pmflow.limits import Limit, Rate, limit_of
 from pmflow.lookup import Closed, caller, gathered
 from pmflow.outcomes import Failure
 from pmflow.results import SHOWN, ProcessResult, Run
+from pmflow.subgraphs import SubgraphProcess
 
 if TYPE_CHECKING:
     from typing import Literal, TypedDict
@@ -570,6 +571,9 @@ class _Alone(BaseProcess[Any]):
 async def _launch(process: BaseProcess[Any], function: Callable[..., Any], input_data: Any) -> ProcessResult[Any]:
     if isinstance(process, FunctionProcess):
         alone: BaseProcess[Any] = process.options(dependencies={}, after=(), map_over=None)  # type: ignore[call-overload]  # once again not mapped
+        inputs = {} if input_data is None else input_data
+    elif isinstance(process, SubgraphProcess):
+        alone = process.options(dependencies=None, map_over=None, after=())  # type: ignore[call-overload]  # not mapped
         inputs = {} if input_data is None else input_data
     else:
         alone = _Alone(process, function)

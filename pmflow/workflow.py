@@ -17,6 +17,7 @@ from pmflow.graph import Graph, edges_of, location
 from pmflow.outcomes import ProcessState
 from pmflow.results import ProcessMetadata, ProcessResult
 from pmflow.runner import execute_workflow
+from pmflow.subgraphs import SubgraphProcess
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +30,12 @@ __all__ = ["Workflow", "WorkflowNode", "WorkflowPoolManager", "create_workflow"]
 def _a_process(_node: WorkflowNode, attribute: Attribute[Any], value: Any) -> None:
     if not isinstance(value, BaseProcess):
         raise ConfigurationError(f"{attribute.name} must be a process, not {value!r}", setting=attribute.name)
+    if isinstance(value, SubgraphProcess):
+        raise ConfigurationError(
+            f"a Workflow takes single processes, and '{value.id}' is a sub-graph; run it in a Graph, or with run()",
+            process_id=value.id,
+            setting=attribute.name,
+        )
 
 
 def _listed(value: Any) -> list[str | ProcessId]:

@@ -12,6 +12,7 @@ from pmflow.comparison.table import Comparison, ComparisonRow
 from pmflow.decorator import FunctionProcess
 from pmflow.executors.pools import check_slots
 from pmflow.lookup import caller
+from pmflow.outputs import is_inserted
 
 if TYPE_CHECKING:
     from pmflow.decorator import Reference
@@ -79,7 +80,7 @@ def compare(  # noqa: PLR0913 - those of `run` that matter here
     suggestions = {
         name: suggestion(samples.facts(name, process))
         for name, process in case.graph.processes.items()
-        if isinstance(process, FunctionProcess) and samples.ran(name)
+        if isinstance(process, FunctionProcess) and not is_inserted(process) and samples.ran(name)
     }
     if any(each.changes for each in suggestions.values()):
         samples.take({DECORATED: case, SUGGESTED: case.changed(suggestions)}, range(repeat, 2 * repeat))

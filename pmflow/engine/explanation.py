@@ -154,7 +154,7 @@ class _Origins:
         return ParameterOrigin(
             parameter=parameter,
             source=source,
-            named_by=_named_by(edge),
+            named_by=_named_by(process, edge),
             kind=kind,
             place=location(made) if made is not None else None,
             suggestion=self.nearest(process, source) if kind == "missing" else None,
@@ -175,7 +175,7 @@ class _Origins:
         return "default" if has_default(process, edge) else "missing"
 
 
-def _named_by(edge: Edge) -> NamedBy:
+def _named_by(process: BaseProcess[Any], edge: Edge) -> NamedBy:
     parameter, source, kind = edge
     if kind & ~EACH == AFTER:
         return "after"
@@ -183,4 +183,6 @@ def _named_by(edge: Edge) -> NamedBy:
         return "map_over"
     if kind == RESULTS:
         return "dependencies"
-    return "parameter" if parameter == source else "dependencies"
+    around, _, name = source.rpartition(".")  # inside a sub-graph, names are those of others inside
+    own = name == parameter and (not around or f"{process.id}.".startswith(f"{around}."))
+    return "parameter" if own or parameter == source else "dependencies"

@@ -33,7 +33,8 @@ from pmflow.graph import (
     settings_of,
     uncollected,
 )
-from pmflow.outputs import is_output
+from pmflow.outputs import is_inserted, is_output
+from pmflow.parts import inside
 
 __all__ = ["Plan"]
 
@@ -263,8 +264,10 @@ class Plan:
         chosen = None if targets is None else tuple(dict.fromkeys(id_texts(targets)))
         inputs = {str(name): value for name, value in (inputs or {}).items()}
         if overrides:
+            keep = keep or ("all" if chosen is None else "targets")
+            asked = graph.targets if chosen is None else chosen  # what only an overridden process needs is none
             graph, given = overridden(graph, overrides)
-            changed = cls._made(graph, inputs, given, chosen, keep, type, explain)
+            changed = cls._made(graph, inputs, given, asked, keep, type, explain)
             changed.replaced = tuple(name for name in map(id_text, overrides) if name not in given)
             return changed.filled(inputs)
         key = (frozenset(inputs), chosen, keep, type)
@@ -290,8 +293,7 @@ class Plan:
             if name not in graph.processes:
                 raise unknown("a target", name, graph)
         asked = graph.targets if targets is None else targets
-        everything = targets is None and not given  # else what only an overridden process needs does not run
-        needed = graph.processes.keys() if everything else _ancestors(graph, asked, given, inputs)
+        needed = graph.processes.keys() if targets is None else _ancestors(graph, asked, given, inputs)
         keep_all = (keep or ("all" if targets is None else "targets")) == "all"
         planner = _Planner(graph, inputs, given, needed, type, explain)
         with uncollected(len(needed)):
@@ -508,7 +510,7 @@ class _Planner:
         return known
 
     def _lane(self, process: BaseProcess[Any]) -> str:
-        strategy = process.strategy if self.type is None or is_output(process) else self.type
+        strategy = process.strategy if self.type is None or is_inserted(process) else self.type
         if strategy is ProcessType.THREAD:
             return THREAD
         if strategy is ProcessType.PROCESS:
@@ -603,22 +605,34 @@ def _connect(nodes: dict[str, Node], consumers: Mapping[str, list[str]]) -> None
             node.consumers = names
     for node in nodes.values():
         for _, source, kind in node.edges:
-            if kind < RESULT or not forgives(kind):
-                continue
-            while is_output(nodes[source].process) and nodes[source].edges:
-                source = nodes[source].edges[0][1]  # noqa: PLW2901 - it is the failure of that one which is handled
-            if nodes[source].required and _handled(nodes, source):
-                nodes[source].required, nodes[source].handled = False, True
+            if kind >= RESULT and forgives(kind):
+                _excuse(nodes, source)
 
 
-def _handled(nodes: Mapping[str, Node], source: str) -> bool:
-    """Whether every consumer handles its failure: takes the result itself, or has another candidate.
+def _excuse(nodes: Mapping[str, Node], source: str) -> None:
+    """Let a failure that every consumer handles not fail the run; that of a sub-graph is any that ends there only."""
+    while is_output(nodes[source].process) and nodes[source].edges:
+        source = nodes[source].edges[0][1]  # it is the failure of that one which is handled
+    if nodes[source].required and _handled(nodes, source):
+        nodes[source].required, nodes[source].handled = False, True
+    if nodes[source].required:
+        return
+    handled = {source}
+    for name in reversed(inside(nodes[source].process)):  # consumers first
+        node = nodes.get(name)
+        if node is not None and (not node.consumers or _handled(nodes, name, handled)):
+            handled.add(name)
+            node.required, node.handled = False, node.handled or node.required
+
+
+def _handled(nodes: Mapping[str, Node], source: str, others: Collection[str] = ()) -> bool:
+    """Whether every consumer handles its failure: takes the result itself, has another candidate, or is among others.
 
     An output only hands on: what consumes it has to.
     """
     consumers = nodes[source].consumers
     return bool(consumers) and all(
-        forgives(kind) or (is_output(nodes[name].process) and _handled(nodes, name))
+        forgives(kind) or name in others or (is_output(nodes[name].process) and _handled(nodes, name))
         for name in consumers
         for _, wanted, kind in nodes[name].edges
         if wanted == source
