@@ -2,7 +2,7 @@
 
 It imports nothing of pmflow's package and nothing of the user's until a call needs it, and never the program's
 ``__main__``. It reads chains, runs them link by link, and writes a reply per link as soon as there is one. What a call
-changed of the process as such (see `Surroundings`) is put back before the next.
+changed of the process as such (see `restoring`) is put back before the next.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import sys
 if sys.path[:1] == [__file__.rpartition("/")[0]]:
     del sys.path[0]  # this folder: its platform.py is not the one that others want to import
 
-import _signal  # type: ignore[import-not-found]  # its functions make no enumerations, which cost more than they
 import _thread
 import importlib.util
 import marshal
@@ -49,6 +48,7 @@ def load(file: str) -> Any:
 
 parcels = load("parcels")
 pickling = load("pickling")
+restoring = load("restoring")
 throttle = load("throttle")
 values = load("values")
 wire = load("wire")
@@ -72,7 +72,7 @@ class Server:
     def __init__(self, connection: socket.socket, page: Any, name: str) -> None:
         self._connection = connection
         self._page = page
-        self._surroundings = Surroundings(name)
+        self._surroundings = restoring.Surroundings({MARKER: name})
         self._functions: dict[int, Any] = {}
         self._context = Context()
         self._uncarried: BaseException | None = None
@@ -171,6 +171,7 @@ class Server:
             if not self._run_one(number + place, self._functions[index], given, files, packed=packed):
                 break
         if last:
+            self._surroundings.restore(thoroughly=True)
             self._page.has_children = has_children()
         self._send_kept()
 
@@ -200,7 +201,7 @@ class Server:
                 reply = self._reply_with(number, value, sent, started, ended)
         except BaseException as error:
             reply = self._reply_of(number, error, None, sent, started or None)
-        self._tidy_up()
+        self._tidy_up(last=False)
         if reply is None and page.keep(marshal.dumps((number, value, started, ended), wire.PLAIN_MARSHAL)):
             if ended - self._since_sent > TOGETHER:
                 self._send_kept()
@@ -217,11 +218,11 @@ class Server:
             self._page.clear()
         self._since_sent = perf_counter()
 
-    def _tidy_up(self) -> None:
+    def _tidy_up(self, *, last: bool) -> None:
         """Have this process be as it was before the call; before anybody hears of its end."""
         if self._pid == 0:
             os._exit(0)  # the function has forked, and returned in both
-        self._surroundings.restore()
+        self._surroundings.restore(thoroughly=last)
         try:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -275,7 +276,7 @@ class Server:
                 reply = self._reply_with(number, value, sent, started, ended)
         except BaseException as error:
             reply = self._reply_of(number, error, value, sent, started if called else None)
-        self._tidy_up()
+        self._tidy_up(last=last)
         if last:
             self._page.has_children = has_children()
         self._send(reply, sent)
@@ -467,87 +468,7 @@ def _travelled(error: BaseException, thing: Any) -> Any:
     return parcel.in_memory().packed([]) if same and parcel.size < parcels.HEAVY else None
 
 
-# What a call may change, and the next does not find changed
-
-
-_NAMES = """
-SIGHUP SIGINT SIGQUIT SIGUSR1 SIGUSR2 SIGPIPE SIGALRM SIGTERM SIGCHLD SIGCONT SIGTSTP SIGTTIN SIGTTOU SIGURG SIGXCPU
-SIGXFSZ SIGVTALRM SIGPROF SIGWINCH SIGIO SIGABRT SIGSEGV SIGFPE
-"""
-SIGNALS = [int(getattr(signal, name)) for name in _NAMES.split() if hasattr(signal, name)]
-TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
-
-
-class Watched(dict):  # type: ignore[type-arg]  # there is no Any here
-    """What `os.environ` keeps its values in; knows whether any has been written."""
-
-    changed = False
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.changed = True
-        super().__setitem__(key, value)
-
-    def __delitem__(self, key: Any) -> None:
-        self.changed = True
-        super().__delitem__(key)
-
-
-class Surroundings:
-    """Folder, environment, umask, signal handlers and timers of this process, as calls find them."""
-
-    def __init__(self, name: str) -> None:
-        self._name = os.fsencode(name)
-        self._data = Watched(vars(os.environ)["_data"])  # to look there costs 0.03 us, through its door 30
-        vars(os.environ)["_data"] = vars(os.environb)["_data"] = self._data
-        self._known: dict[Any, Any] = {}
-        self._folder = -1
-        self._umask = os.umask(0)
-        os.umask(self._umask)
-        self._handlers = self._current()
-        self.become(os.curdir, dict(os.environb))
-
-    def become(self, folder: str, environment: dict[bytes, bytes]) -> None:
-        """Be as the program is."""
-        try:
-            os.chdir(folder)
-            opened = os.open(os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            pass  # it was removed: calls stay where they were
-        else:
-            if self._folder >= 0:
-                os.close(self._folder)
-            self._folder = opened
-        self._set({**environment, os.fsencode(MARKER): self._name})
-        self._known = dict(self._data)
-        self._data.changed = False
-
-    def restore(self) -> None:
-        """Undo what a call has changed."""
-        if self._data.changed:
-            self._set({os.fsencode(key): os.fsencode(value) for key, value in self._known.items()})
-            self._data.changed = False
-        if self._folder >= 0:
-            os.fchdir(self._folder)
-        os.umask(self._umask)
-        _signal.alarm(0)  # the same timer as ITIMER_REAL, in half the time
-        current = self._current()
-        if current != self._handlers:
-            for timer in TIMERS:  # whoever sets one of the others has a handler for it: without, it kills
-                _signal.setitimer(timer, 0)
-            for number, now, before in zip(SIGNALS, current, self._handlers, strict=True):
-                if now != before and before is not None:
-                    _signal.signal(number, before)
-
-    def _current(self) -> list[Any]:
-        return list(map(_signal.getsignal, SIGNALS))
-
-    def _set(self, environment: dict[bytes, bytes]) -> None:
-        now = dict(os.environb)
-        for key in now.keys() - environment.keys():
-            del os.environb[key]
-        for key, value in environment.items():
-            if now.get(key) != value:
-                os.environb[key] = value
+# What is logged
 
 
 class Log:
