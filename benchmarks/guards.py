@@ -176,6 +176,7 @@ GUARDS = (
     Guard("startup", "import", {"import pmflow": 1.4}, {"programs": 15}),
     Guard("startup", "hello", {"hello world, three threads": 2, "hello world, three workers": 5}, {"programs": 15}),
     # Workers
+    Guard("overhead", "elements", {"worker, elements of a map, 10,000": 7}, {"sizes": (10_000,), "repetitions": 7}),
     Guard(
         "workers",
         "noop",

@@ -203,6 +203,44 @@ def pool_seconds(pool: Executor, functions: Functions, shape: Shape) -> float:
     return seconds
 
 
+# Maps: one function for every element of a list
+
+
+def elements(effort: Effort) -> Iterator[Row]:
+    """Elements of a map in workers, a result for each, against the standard pool's map in chunks: values alone."""
+    each = pmflow.process(one_of, type="process", id="each", map_over={"n": "ns"})
+    with worker_floors.warm(cores()) as pool:
+        for size in effort.sizes:
+            chunk = max(1, size // (4 * cores()))
+            floor = partial(seconds_to, partial(pool.map, one_of, range(size), chunksize=chunk), size)
+            ours = partial(seconds_to, partial(every_result, each, size), size)
+            ours()  # from then on it is known how long a call takes
+            samples = floors.in_turn(floor, ours, effort.repetitions, MICRO / size)
+            yield Row(f"worker, elements of a map, {size:,}", "us", samples, Goal(2, "us"), f"chunks of {chunk:,}")
+
+
+def one_of(n: int) -> int:
+    """Return what it is given."""
+    return n
+
+
+def every_result(process: pmflow.BaseProcess[Any], size: int) -> list[Any]:
+    """Run a map; return the data of every element, each of which has succeeded."""
+    run = pmflow.run(process, inputs={"ns": range(size)})
+    assert run.success
+    return run[process].data  # type: ignore[no-any-return]
+
+
+def seconds_to(make: Callable[[], Any], size: int) -> float:
+    """Return the seconds it takes to have all numbers below a size."""
+    gc.collect()
+    start = perf_counter()
+    made = list(make())
+    seconds = perf_counter() - start
+    assert made == list(range(size))
+    return seconds
+
+
 # Functions that no module knows by name
 
 
@@ -286,6 +324,7 @@ SECTIONS: dict[str, Callable[[Effort], Iterator[Row]]] = {
     "inline": inline,
     "threads": threads,
     "workers": workers,
+    "elements": elements,
     "build": build,
 }
 
