@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import signal
 import sys
 import threading
@@ -47,6 +48,7 @@ from pmflow.results import SHOWN, ProcessResult, Run
 from pmflow.subgraphs import SubgraphProcess
 
 if TYPE_CHECKING:
+    from traceback import FrameSummary
     from typing import Literal, TypedDict
 
     from typing_extensions import Unpack
@@ -521,21 +523,34 @@ def _users_line(failure: Failure) -> list[str]:
     """Return where the user's own code raised: file, line and text; nothing if it did not."""
     import traceback
 
-    frames = traceback.extract_tb(failure.exception.__traceback__)
     inside = __file__.rpartition(os.sep)[0] + os.sep
-    own = [frame for frame in frames if not frame.filename.startswith(inside) and not _is_installed(frame.filename)]
-    chosen = own or [frame for frame in frames if not frame.filename.startswith(inside)]
-    if chosen:
-        frame = chosen[-1]
-        return [f"{frame.filename}:{frame.lineno}, in {frame.name}", f"  {frame.line}"]
-    if failure.traceback:
-        found = [line for line in failure.traceback.splitlines() if line.startswith("  ")]
-        return [line.strip() for line in found[-2:]]
+    for frames in (traceback.extract_tb(failure.exception.__traceback__), _frames_told(failure)):
+        outside = [frame for frame in frames if not frame.filename.startswith(inside)]
+        own = [frame for frame in outside if not _is_installed(frame.filename)] or outside
+        if own:
+            text = [f"  {own[-1].line}"] if own[-1].line else []
+            return [f"{own[-1].filename}:{own[-1].lineno}, in {own[-1].name}", *text]
     return []
 
 
+_FRAME = re.compile(r'^(?:  \| )?  File "(.+)", line (\d+), in (.+)(?:\n(?:  \| )?    (.+))?', re.MULTILINE)
+"""A frame of a traceback, of an exception group's too, and the first line of its code, if it has one."""
+
+
+def _frames_told(failure: Failure) -> list[FrameSummary]:
+    """Return the frames of a traceback that came as text: of the exception itself, not of those it comes from."""
+    from traceback import FrameSummary
+
+    text, exception = failure.traceback or "", failure.exception
+    message = text_of(exception).partition("\n")[0]
+    if message:  # what follows may be a traceback too: one that it quotes, those of a group
+        text = text.rpartition(f"{type(exception).__name__}: {message}")[0] or text
+    found = _FRAME.findall(text.rpartition("Traceback (most recent call last):\n")[2])
+    return [FrameSummary(file, int(line), name, line=code.strip() or None) for file, line, name, code in found]
+
+
 def _is_installed(filename: str) -> bool:
-    return "site-packages" in filename or filename.startswith(os.__file__.rpartition(os.sep)[0])
+    return "site-packages" in filename or filename.startswith(("<frozen ", os.__file__.rpartition(os.sep)[0]))
 
 
 def _add_note(exception: BaseException, note: str) -> None:

@@ -1,0 +1,75 @@
+"""What users of the language have found: each a promise of its own, broken once."""
+
+# pyright: reportUnknownLambdaType=false
+# ruff: noqa: PLW0108 - the parameters of a lambda have names, which is what they are here for
+
+import json
+from typing import Any
+
+import pytest
+
+import pmflow
+from pmflow import process
+from pmflow.errors import WorkflowError
+
+every_type = pytest.mark.parametrize("kind", ["async", "thread", "process"])
+
+# The user's own line, whoever ran it
+
+
+def first(free: list[int]) -> int:
+    """Look into a list."""
+    return free[0] + 1
+
+
+def decode(text: str) -> Any:
+    """Fail in the standard library, called from here."""
+    return json.loads(text)
+
+
+def caused(text: str) -> Any:
+    """Fail because of another failure, which is raised elsewhere."""
+    try:
+        return decode(text)
+    except ValueError as error:
+        raise OSError("no text") from error
+
+
+def quoting(text: str) -> None:
+    """Fail with a message that quotes a traceback."""
+    quoted = f'Traceback (most recent call last):\n  File "{text}", line 7, in there\n    lost\nOSError: {text}'
+    raise OSError(quoted)
+
+
+def grouped(text: str) -> None:
+    """Fail with several exceptions at once, as a run does."""
+    pmflow.run(process(lambda: decode(text), id="inner"))
+
+
+def line_of(function: Any, number: int, text: str) -> list[str]:
+    """Return what an error says of a line of a function, the first of whose code is number 0."""
+    return [
+        f"    {__file__}:{function.__code__.co_firstlineno + number}, in {function.__name__}",
+        f"      {text}",
+    ]
+
+
+@every_type
+@pytest.mark.parametrize(
+    ("function", "argument", "number", "text"),
+    [
+        (first, [], 2, "return free[0] + 1"),
+        (decode, "no", 2, "return json.loads(text)"),
+        (caused, "no", 5, 'raise OSError("no text") from error'),
+        (quoting, "elsewhere.py", 3, "raise OSError(quoted)"),
+        (grouped, "no", 2, 'pmflow.run(process(lambda: decode(text), id="inner"))'),
+    ],
+    ids=["own", "library", "cause", "quoted", "group"],
+)
+def test_an_error_shows_the_users_line(kind: Any, function: Any, argument: Any, number: int, text: str) -> None:
+    """File, line and code, from a worker as from a thread: where the user's code was, not the library it called."""
+    parameter = function.__code__.co_varnames[0]
+    with pytest.raises(WorkflowError) as caught:
+        pmflow.run(process(function, id="it", type=kind), inputs={parameter: argument})
+    lines = caught.value.message.splitlines()
+    assert lines[-3:-1] == line_of(function, number, text)
