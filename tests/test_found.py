@@ -10,7 +10,7 @@ import pytest
 
 import pmflow
 from pmflow import process
-from pmflow.errors import WorkflowError
+from pmflow.errors import ConfigurationError, WorkflowError
 
 every_type = pytest.mark.parametrize("kind", ["async", "thread", "process"])
 
@@ -73,3 +73,17 @@ def test_an_error_shows_the_users_line(kind: Any, function: Any, argument: Any, 
         pmflow.run(process(function, id="it", type=kind), inputs={parameter: argument})
     lines = caught.value.message.splitlines()
     assert lines[-3:-1] == line_of(function, number, text)
+
+
+# What does not run
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_what_is_overridden_needs_no_limit(mapped: bool) -> None:
+    """The limit that an overridden process names need not be given to the run; that of one that runs still has to."""
+    settings: Any = {"map_over": "u"} if mapped else {}
+    lim = process(lambda u: u, id="lim", limit="shop", **settings)
+    use = process(lambda lim: lim, id="use", limit=1)
+    assert pmflow.run([use, lim], targets="use", overrides={"lim": 3}).value == 3
+    with pytest.raises(ConfigurationError, match="'lim' has the limit 'shop'"):
+        pmflow.run([use, lim], targets="use", inputs={"u": []})

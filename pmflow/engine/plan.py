@@ -204,7 +204,9 @@ class Plan:
         self.aligned.update((name, ()) for name, node in nodes.items() if node.mapped and name not in self.aligned)
         _contract(self)
         _separate(self)
-        self.gates = {name: gate_of(node) for name, node in nodes.items() if node.is_limited}
+        self.gates = {
+            name: gate_of(node) for name, node in nodes.items() if node.is_limited and name not in given
+        }  # what does not run needs no limit
         _settle_values(self)
         _prioritise(self)
         self.in_blocks = frozenset(name for name in self.aligned if _is_for_blocks(nodes[name]))
