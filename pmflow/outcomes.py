@@ -5,6 +5,7 @@ Times are `time.perf_counter()` floats. Somebody who asks gets a `ProcessResult`
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import Enum
 from operator import attrgetter
 from typing import Any
@@ -247,8 +248,26 @@ class Mapped:
         values = [each.value for each in self._elements if type(each) is Success]
         return RELEASED if Released in set(map(type, values)) else values
 
+    @property
+    def lacking(self) -> str | None:
+        """Of how many elements the value is missing, or a fallback, as ``"of 3 elements 1 failed"``; None if of none."""
+        elements = self._elements
+        if set(map(type, elements)) <= {Success} and Substitute not in set(map(type, map(_note, elements))):
+            return None  # as a rule, be it a million
+        counts = Counter(map(_lack, elements))
+        found = ", ".join(f"{counts[lack]:,} {lack}" for lack in _LACKS if counts[lack])
+        return f"of {len(elements):,} elements {found}"
+
 
 Outcome = Success | Failure | Skipped | Cancelled | Mapped
+
+_note = attrgetter("note")
+_LACKS = ("failed", "skipped", "cancelled", "fell back")
+
+
+def _lack(element: Outcome) -> str:
+    stands_in = type(element) is Success and type(element.note) is Substitute
+    return "fell back" if stands_in else state_of(element).value
 
 
 def began(outcome: Outcome) -> float:

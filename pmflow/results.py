@@ -136,7 +136,7 @@ class ProcessResult(Generic[T]):
         traceback: its traceback as text, with the part from a worker.
         attempts: how often it was started.
         stopped: False if work that was given up may still be running (a thread).
-        reason: why it was skipped.
+        reason: why it was skipped; of a map, how many of its elements have no value, or a fallback.
         strategy: where it ran.
         worker: the name of the thread, or the process number of the worker, that ran it.
         cpu_time: seconds that the last attempt took of the cores, in a worker.
@@ -251,9 +251,12 @@ class ProcessResult(Generic[T]):
         }
 
     def __repr__(self) -> str:
-        detail = f", {self.error_type}: {_shortened(self.error or '')}" if self.error_type else ""
-        detail += f", {_shortened(self.reason)}" if self.reason else ""
+        detail = f", {_shortened(self._detail())}" if self._detail() else ""
         return f"<ProcessResult '{self.process_id}' {self.state.value} in {self.execution_time:.3g} s{detail}>"
+
+    def _detail(self) -> str:
+        """Say why it ended so."""
+        return self.reason or (f"{self.error_type}: {self.error}" if self.error_type else self.error or "")
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel without an exception that cannot; its type, text and traceback stay."""
@@ -340,11 +343,10 @@ def _error(key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) ->
     return None
 
 
-def _reason(key: str, outcome: Outcome, strategy: ProcessType, clock: Clock) -> str | None:
+def _reason(_key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) -> str | None:
     if isinstance(outcome, Skipped):
         return outcome.reason
-    skipped = isinstance(outcome, Mapped) and outcome.state is ProcessState.SKIPPED
-    return _error(key, outcome, strategy, clock) if skipped else None
+    return outcome.lacking if isinstance(outcome, Mapped) else None
 
 
 def _traceback(_key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) -> str | None:
@@ -582,12 +584,11 @@ class Run(Mapping[str, ProcessResult[Any]], Generic[T]):
     def _html_row(result: ProcessResult[Any]) -> str:
         import html
 
-        detail = f"{result.error_type}: {result.error}" if result.error_type else result.error or result.reason or ""
         cells = (
             str(result.process_id),
             result.state.value,
             result.strategy.value if result.strategy else "",
             f"{result.execution_time:.3g}",
-            _shortened(detail),
+            _shortened(result._detail()),  # noqa: SLF001 - the same as in its text
         )
         return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"

@@ -87,3 +87,27 @@ def test_what_is_overridden_needs_no_limit(mapped: bool) -> None:
     assert pmflow.run([use, lim], targets="use", overrides={"lim": 3}).value == 3
     with pytest.raises(ConfigurationError, match="'lim' has the limit 'shop'"):
         pmflow.run([use, lim], targets="use", inputs={"u": []})
+
+
+# What a result says without being asked
+
+
+def test_a_map_says_which_of_its_elements_have_no_value() -> None:
+    """Its result counts them, in the text of the run too: a map of which an element may fail is COMPLETED without."""
+    inverse = process(lambda x: 1 / x, id="inverse", map_over={"x": "xs"}, required=False)
+    twice = process(lambda inverse: 2 * inverse, id="twice", map_over="inverse")
+    whole = process(lambda x: x, id="whole", map_over={"x": "xs"})
+    strict = process(lambda x: 1 / x, id="strict", map_over={"x": "xs"})
+    after = process(lambda strict: strict, id="after", map_over="strict")
+    run = pmflow.run([twice, whole, after], inputs={"xs": [0, 1, 0]}, on_error="return")
+    assert {name: (result.state.value, result.reason) for name, result in run.items()} == {
+        "inverse": ("completed", "of 3 elements 2 failed"),
+        "twice": ("completed", "of 3 elements 2 skipped"),
+        "whole": ("completed", None),
+        "strict": ("failed", "of 3 elements 2 failed"),
+        "after": ("skipped", "of 3 elements 2 skipped"),
+    }
+    for shown in (repr(run), run._repr_html_(), run.to_json()):
+        assert [shown.count(f"of 3 elements 2 {what}") for what in ("failed", "skipped")] == [2, 2]
+    empty = pmflow.run(whole, inputs={"xs": []})
+    assert empty["whole"].reason is None
