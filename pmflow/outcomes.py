@@ -85,16 +85,21 @@ FIRST: Note = (1, None, True)
 
 
 class Substitute(tuple[Any, ...]):  # noqa: SLOT001 - a tuple can have no slots
-    """The note of a value that stands in for that of a call that failed; ``exception`` is its failure."""
+    """The note of a value that stands in for that of a call that failed.
+
+    ``exception`` is its failure; ``traceback`` a text where that was raised elsewhere.
+    """
 
     exception: BaseException
+    traceback: str | None
 
     def __reduce__(self) -> Any:
         """Travel without an exception that cannot; its type and text stay."""
-        exception = self.exception
+        exception, traceback = self.exception, self.traceback
         if not travels(exception):
+            traceback = traceback or traceback_text(exception)
             exception = ProcessError(f"{type(exception).__name__}: {text_of(exception)}")
-        return Substitute, (tuple(self),), {"exception": exception}
+        return Substitute, (tuple(self),), {"exception": exception, "traceback": traceback}
 
 
 class Success:

@@ -127,7 +127,7 @@ class ProcessResult(Generic[T]):
         execution_time: seconds, of the last attempt.
         start_time: when the last attempt began (aware).
         end_time: when it ended (aware).
-        error: the text of the exception.
+        error: the text of the exception; also of one that its fallback stands in for.
         error_type: the name of its type.
         error_message: the same text as ``error``.
         process_id: which process.
@@ -136,12 +136,14 @@ class ProcessResult(Generic[T]):
         traceback: its traceback as text, with the part from a worker.
         attempts: how often it was started.
         stopped: False if work that was given up may still be running (a thread).
-        reason: why it was skipped; of a map, how many of its elements have no value, or a fallback.
+        reason: why it was skipped; what its fallback stands in for; of a map, how many of its elements have no value,
+            or a fallback.
         strategy: where it ran.
         worker: the name of the thread, or the process number of the worker, that ran it.
         cpu_time: seconds that the last attempt took of the cores, in a worker.
         peak_memory: the most memory that the worker held during it, in bytes.
-        fallback: whether the data is the fallback of a process whose last attempt failed, with ``exception``.
+        fallback: whether the data is the fallback of a process whose last attempt failed: it is a success, and
+            ``exception``, ``error`` and ``traceback`` tell of that failure.
         progress: 0 to 100: 100 of a success, else what the last attempt had said (`Current.progress`).
 
     >>> now = datetime.now(timezone.utc)
@@ -331,13 +333,17 @@ def _value(_key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) -
     return value
 
 
-def _stands_in(outcome: Outcome) -> bool:
-    return type(outcome) is Success and type(outcome.note) is Substitute
+def _failure(outcome: Outcome) -> Failure | Substitute | None:
+    """Return what tells of its failure, be it one that a fallback stands in for."""
+    if type(outcome) is Success:
+        return outcome.note if type(outcome.note) is Substitute else None
+    return outcome if type(outcome) is Failure else None
 
 
 def _error(key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) -> str | None:
-    if isinstance(outcome, Failure):
-        return text_of(outcome.exception)
+    failure = _failure(outcome)
+    if failure is not None:
+        return text_of(failure.exception)
     if isinstance(outcome, Mapped) and outcome.state is not ProcessState.COMPLETED:
         return f"elements of '{key}' {outcome.state.value}"
     return None
@@ -346,11 +352,17 @@ def _error(key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) ->
 def _reason(_key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) -> str | None:
     if isinstance(outcome, Skipped):
         return outcome.reason
-    return outcome.lacking if isinstance(outcome, Mapped) else None
+    if isinstance(outcome, Mapped):
+        return outcome.lacking
+    failure = _failure(outcome)
+    if type(failure) is not Substitute:
+        return None
+    return f"its fallback stands in for {type(failure.exception).__name__}: {text_of(failure.exception)}"
 
 
 def _traceback(_key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) -> str | None:
-    return (outcome.traceback or traceback_text(outcome.exception)) if isinstance(outcome, Failure) else None
+    failure = _failure(outcome)
+    return None if failure is None else failure.traceback or traceback_text(failure.exception)
 
 
 def _progress(_key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) -> float:
@@ -364,14 +376,12 @@ _DERIVED: dict[str, Callable[[str, Outcome, ProcessType, Clock], Any]] = {
     "end_time": lambda _key, outcome, _strategy, clock: clock(outcome.ended),
     "error": _error,
     "error_type": lambda _key, outcome, _strategy, _clock: (
-        type(outcome.exception).__name__ if isinstance(outcome, Failure) else None
+        None if (failure := _failure(outcome)) is None else type(failure.exception).__name__
     ),
     "error_message": _error,
     "process_id": lambda key, _outcome, _strategy, _clock: key,
     "state": lambda _key, outcome, _strategy, _clock: state_of(outcome),
-    "exception": lambda _key, outcome, _strategy, _clock: getattr(
-        outcome.note if type(outcome) is Success else outcome, "exception", None
-    ),
+    "exception": lambda _key, outcome, _strategy, _clock: getattr(_failure(outcome), "exception", None),
     "traceback": _traceback,
     "attempts": lambda _key, outcome, _strategy, _clock: getattr(outcome, "attempts", int(type(outcome) is Mapped)),
     "stopped": lambda _key, outcome, _strategy, _clock: getattr(outcome, "stopped", True),
@@ -380,7 +390,7 @@ _DERIVED: dict[str, Callable[[str, Outcome, ProcessType, Clock], Any]] = {
     "worker": lambda _key, outcome, _strategy, _clock: getattr(outcome, "worker", None),
     "cpu_time": lambda _key, outcome, _strategy, _clock: (getattr(outcome, "usage", None) or (None, None))[0],
     "peak_memory": lambda _key, outcome, _strategy, _clock: (getattr(outcome, "usage", None) or (None, None))[1],
-    "fallback": lambda _key, outcome, _strategy, _clock: _stands_in(outcome),
+    "fallback": lambda _key, outcome, _strategy, _clock: type(_failure(outcome)) is Substitute,
     "progress": _progress,
 }
 

@@ -4,6 +4,7 @@
 # ruff: noqa: PLW0108 - the parameters of a lambda have names, which is what they are here for
 
 import json
+import pickle
 from typing import Any
 
 import pytest
@@ -111,3 +112,29 @@ def test_a_map_says_which_of_its_elements_have_no_value() -> None:
         assert [shown.count(f"of 3 elements 2 {what}") for what in ("failed", "skipped")] == [2, 2]
     empty = pmflow.run(whole, inputs={"xs": []})
     assert empty["whole"].reason is None
+
+
+def test_a_fallback_says_what_it_stands_in_for() -> None:
+    """The process is COMPLETED; its result says so, and tells of the failure all that it would have told of it."""
+    settings: Any = {"fallback": 7}
+    for kind in ("thread", "process"):
+        failed = pmflow.run(process(first, id="fb", type=kind), inputs={"free": []}, on_error="return")["fb"]
+        run = pmflow.run(process(first, id="fb", type=kind, **settings), inputs={"free": []})
+        result = run["fb"]
+        assert (result.success, result.state.value, result.data) == (True, "completed", 7)
+        assert result.reason == "its fallback stands in for IndexError: list index out of range"
+        for shown in (repr(run), run._repr_html_(), run.to_json()):
+            assert shown.count("its fallback stands in for IndexError") == 1
+        for each in (result, pickle.loads(pickle.dumps(run))["fb"]):  # noqa: S301 - its own bytes
+            assert (each.error, each.error_type, each.error_message) == (failed.error, "IndexError", failed.error)
+            assert (each.metadata.last_error, each.reason) == (failed.error, result.reason)
+        assert str(result.traceback).replace(", line ", "") == str(failed.traceback).replace(", line ", "")
+        assert "return free[0] + 1" in (result.traceback or "")
+
+
+def test_a_map_says_which_of_its_elements_fell_back() -> None:
+    """Among those that have a value of their own, too."""
+    inverse = process(lambda x: 1 / x, id="inverse", map_over={"x": "xs"}, fallback=0)
+    run = pmflow.run(inverse, inputs={"xs": [0, 1, 0]})
+    assert (run.value, run["inverse"].reason) == ([0, 1, 0], "of 3 elements 2 fell back")
+    assert run["inverse_0"].reason == "its fallback stands in for ZeroDivisionError: division by zero"

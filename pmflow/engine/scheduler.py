@@ -744,7 +744,7 @@ class Scheduler:
             failure.traceback = None
             return as_failure(label, failure)
         note = Substitute((failure.attempts, failure.worker, failure.stopped, *(failure.usage or ())))
-        note.exception = failure.exception
+        note.exception, note.traceback = failure.exception, failure.traceback
         return Success(value, failure.started, failure.ended, note)
 
     @staticmethod
