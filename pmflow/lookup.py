@@ -16,7 +16,7 @@ from pmflow.base import BaseProcess
 from pmflow.config import id_text
 from pmflow.decorator import FunctionProcess
 from pmflow.errors import DuplicateProcessError, GraphError
-from pmflow.graph import Graph, edges_of, install_finder, location, settings_of
+from pmflow.graph import EACH, Graph, edges_of, install_finder, location, settings_of
 from pmflow.parts import Renamed
 from pmflow.subgraphs import SubgraphProcess
 
@@ -60,7 +60,7 @@ def gathered(
         return processes.graph, None, None
     scopes: list[Mapping[str, Any]] = [] if frame is None else [frame.f_locals, frame.f_globals]
     if isinstance(processes, types.ModuleType):
-        return _of_module(processes, overrides, scopes), None, _Explanation(scopes)
+        return _of_module(processes, overrides, scopes), None, _Explanation([vars(processes), *scopes])
     if isinstance(processes, BaseProcess):
         processes = (processes,)
     elif isinstance(processes, (str, bytes)) or not isinstance(processes, Iterable):
@@ -220,13 +220,15 @@ class _Explanation:
                 )
         for names in (module_of(process), *self.scopes):
             if name in names:
-                return f"; {_not_a_process(name, names[name])}"
+                return f"; {_not_a_process(process, name, names[name])}"
         return "; it was looked for among the processes given, in their modules and where run() is called"
 
 
-def _not_a_process(name: str, value: Any) -> str:
+def _not_a_process(process: BaseProcess[Any], name: str, value: Any) -> str:
     if isinstance(value, BaseProcess):
-        return f"the variable {name!r} is the process '{value.id}': ask for it by that id"
+        plain = any(edge[:2] == (name, name) and edge[2] < EACH for edge in edges_of(process))
+        how = f", with dependencies={{{name!r}: {value.id!r}}}" if plain else ""
+        return f"the variable {name!r} is the process '{value.id}': ask for it by that id{how}, or give it id={name!r}"
     if isinstance(value, types.FunctionType):
         return f"the function {name!r} is no process: decorate it with @process"
     if callable(value):

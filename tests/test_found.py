@@ -5,13 +5,14 @@
 
 import json
 import pickle
+import types
 from typing import Any
 
 import pytest
 
 import pmflow
-from pmflow import process
-from pmflow.errors import ConfigurationError, WorkflowError
+from pmflow import command, process
+from pmflow.errors import ConfigurationError, MissingDependencyError, WorkflowError
 
 every_type = pytest.mark.parametrize("kind", ["async", "thread", "process"])
 
@@ -138,3 +139,26 @@ def test_a_map_says_which_of_its_elements_fell_back() -> None:
     run = pmflow.run(inverse, inputs={"xs": [0, 1, 0]})
     assert (run.value, run["inverse"].reason) == ([0, 1, 0], "of 3 elements 2 fell back")
     assert run["inverse_0"].reason == "its fallback stands in for ZeroDivisionError: division by zero"
+
+
+# What is missing
+
+
+@pytest.mark.parametrize(
+    ("function", "settings", "remedy"),
+    [
+        (lambda origin: origin, {}, "ask for it by that id, with dependencies={'origin': 'other'}, or give it id="),
+        (lambda x: x, {"dependencies": {"x": "origin"}}, "ask for it by that id, or give it id="),
+        (lambda origin: origin, {"map_over": "origin"}, "ask for it by that id, or give it id="),
+        (lambda: None, {"after": "origin"}, "ask for it by that id, or give it id="),
+    ],
+    ids=["parameter", "dependencies", "map_over", "after"],
+)
+def test_a_process_under_another_id_is_named(function: Any, settings: Any, remedy: str) -> None:
+    """Where a variable of the module that is run has the name, the error says which process it holds, and what to do."""
+    module: Any = types.ModuleType("m")
+    module.origin = command(["cat", "{path}"], id="other")
+    module.two = process(function, id="two", **settings)
+    with pytest.raises(MissingDependencyError) as caught:
+        pmflow.run(module, inputs={"path": "/etc/hostname"})
+    assert str(caught.value).partition("; ")[2] == f"the variable 'origin' is the process 'other': {remedy}'origin'"
