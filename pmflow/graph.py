@@ -395,7 +395,7 @@ class Graph:
 
         Args:
             process: the process, or its id.
-            inputs: name to value, as `run` is to take them.
+            inputs: name to value, as `run` is to take them; without, what is no process is an input to be given.
             overrides: id to a value, or to a process that takes its place.
 
         Raises:

@@ -78,7 +78,7 @@ GRAPH = Graph([report, words, size, page, clean, other, Collect("end", "report")
 
 def test_the_text_of_a_plan() -> None:
     """It says what runs, the most urgent first, how, what each takes of whom, what is given, and what does not run."""
-    takes = "words = 'words', pages = result of list of 'page', size = list of 'size', after 'clean', top = input 'top'"
+    takes = "words = 'words', pages = list of the results of 'page', size = list of 'size', after 'clean', top = input 'top'"
     plan = GRAPH.plan(targets=["end", "start"], inputs={"urls": ["a"], "top": 1})
     assert str(plan).splitlines() == [
         "7 processes for 'end', 'start', the most urgent first",
@@ -272,9 +272,54 @@ def test_what_is_missing() -> None:
     assert str(explanation).splitlines()[1] == (
         "  wrods  missing: no process and no input is called 'wrods'; did you mean 'words'?"
     )
-    assert str(GRAPH.explain("page")).splitlines()[1] == (
+    assert str(GRAPH.explain("page", inputs={"top": 1})).splitlines()[1] == (
         "  url  missing: no process and no input is called 'urls', as map_over= says"
     )
+
+
+def test_what_is_still_to_be_given() -> None:
+    """Where no inputs are given to explain, nothing is missing: it says what a run needs, and the nearest name."""
+    graph = Graph([page, words, process(lambda wrods, total: 0, id="end", after="start")])
+    end = graph.explain("end")
+    assert [(each.kind, each.suggestion) for each in end.parameters] == [
+        ("open", "words"),
+        ("open", None),
+        ("missing", None),
+    ]
+    assert str(end).splitlines()[1:] == [
+        "  wrods  from input 'wrods', to be given; did you mean 'words'?",
+        "  total  from input 'total', to be given",
+        "  start  missing: no process and no input is called 'start', as after= says",
+    ]
+    assert str(graph.explain("page")).splitlines()[1:] == [
+        "  url  from each element of input 'urls', to be given, as map_over= says"
+    ]
+    assert [each.kind for each in graph.explain("page", inputs={}).parameters] == ["missing"]
+
+
+def test_a_plan_says_what_is_taken_of_a_map() -> None:
+    """Its values or its results, as a list or one by one; the same of what is no map."""
+    several = {"one": process(lambda n: n, id="one", map_over={"n": "ns"}), "two": process(lambda: 1, id="two")}
+
+    def lists(one: list[ProcessResult], two: list[ProcessResult]) -> None: ...
+
+    def single(one: ProcessResult, two: ProcessResult) -> None: ...
+
+    def values(one: Any, two: Any) -> None: ...
+
+    mapped: dict[str, Any] = {"map_over": {"one": "one", "two": "two"}}
+    users = [process(each) for each in (lists, single, values)]
+    users += [process(single, id="singles", **mapped), process(values, id="each", **mapped), Collect("all", *several)]
+    text = str(Graph([*several.values(), *users]).plan(inputs={"ns": []}))
+    rows = {line.split()[0]: " ".join(line.split()[1:]).removeprefix("thread ") for line in text.splitlines()[1:]}
+    assert {each.id: rows[each.id] for each in users} == {
+        "lists": "one = list of the results of 'one', two = list of the result of 'two'",
+        "single": "one = result of 'one', two = result of 'two'",
+        "values": "one = list of 'one', two = 'two'",
+        "singles": "one = each of the results of 'one', two = each of 'two'",
+        "each": "one = each of 'one', two = each of 'two'",
+        "all": "async, inline result of 'one', result of 'two'",
+    }
 
 
 def test_maps_are_explained() -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pmflow.base import BaseProcess
     from pmflow.graph import Edge
 
-    Kind = Literal["override", "input", "process", "default", "missing"]
+    Kind = Literal["override", "input", "process", "default", "open", "missing"]
     NamedBy = Literal["parameter", "dependencies", "map_over", "after"]
 
 __all__ = ["Explanation", "ParameterOrigin"]
@@ -40,9 +40,10 @@ class ParameterOrigin:
         source: the name that is looked for.
         named_by: what says so: the ``parameter`` itself, ``dependencies``, ``map_over`` or ``after``.
         kind: what is found of that name: an ``override``, an ``input`` or a ``process``; or the parameter keeps its
-            ``default``, or it is ``missing``.
+            ``default``; or nothing is: where no inputs were given to explain, it is ``open``, an input that a run
+            needs, else it is ``missing``.
         place: file and line of the process, where a process gives the value.
-        suggestion: where it is missing, the name most like it.
+        suggestion: where it is open or missing, the name most like it.
         or_else: whether it is a candidate: if it has no value, the next origin of the same parameter is asked.
 
     >>> print(ParameterOrigin(parameter="top", source="totl", named_by="dependencies", kind="missing"))
@@ -64,7 +65,8 @@ class ParameterOrigin:
         if self.kind == "missing":
             text = f"missing: no process and no input is called '{self.source}'"
         else:
-            text = f"{'waits for' if self.named_by == 'after' else 'from'} {each}{self.kind} '{self.source}'"
+            found = f"input '{self.source}', to be given" if self.kind == "open" else f"{self.kind} '{self.source}'"
+            text = f"{'waits for' if self.named_by == 'after' else 'from'} {each}{found}"
         if self.place is not None:
             text += f" ({self.place})"
         if self.named_by != "parameter":
@@ -113,7 +115,8 @@ class Explanation:
         graph, given = overridden(graph, overrides or {})
         check_inputs(graph, names)
         found = graph.processes[name]
-        origins = _Origins(graph, names, {id_text(each) for each in (overrides or {})}, given)
+        absent: Kind = "open" if inputs is None else "missing"
+        origins = _Origins(graph, names, {id_text(each) for each in (overrides or {})}, given, absent)
         return cls(
             process_id=name,
             place=location(found),
@@ -133,12 +136,13 @@ class Explanation:
 
 @frozen
 class _Origins:
-    """Finds the origins of parameters in a graph with inputs and overrides."""
+    """Finds the origins of parameters in a graph with inputs and overrides; ``absent`` is what none gives."""
 
     graph: Graph
     inputs: Mapping[str, Any]
     overrides: set[str]
     values: Mapping[str, Any]
+    absent: Kind
 
     def of(self, name: str, process: BaseProcess[Any]) -> list[ParameterOrigin]:
         edges = reached(self.graph.edges[name], self.inputs, self.values, self.graph)
@@ -157,7 +161,7 @@ class _Origins:
             named_by=_named_by(process, edge),
             kind=kind,
             place=location(made) if made is not None else None,
-            suggestion=self.nearest(process, source) if kind == "missing" else None,
+            suggestion=self.nearest(process, source) if kind in ("open", "missing") else None,
             or_else=made is not None and wanted in (OR_ELSE, OR_ELSE_RESULT),
         )
 
@@ -172,7 +176,9 @@ class _Origins:
             return "process"
         if source in self.inputs:
             return "input"
-        return "default" if has_default(process, edge) else "missing"
+        if has_default(process, edge):
+            return "default"
+        return "missing" if _named_by(process, edge) == "after" else self.absent
 
 
 def _named_by(process: BaseProcess[Any], edge: Edge) -> NamedBy:

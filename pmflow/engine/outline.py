@@ -11,7 +11,18 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from pmflow.config import NOTHING, ProcessType
-from pmflow.graph import AFTER, EACH, OR_ELSE, OR_ELSE_RESULT, edges_of, location, takes_result
+from pmflow.graph import (
+    AFTER,
+    EACH,
+    OR_ELSE,
+    OR_ELSE_RESULT,
+    RESULT,
+    RESULT_LIST,
+    RESULTS,
+    edges_of,
+    location,
+    takes_result,
+)
 
 if TYPE_CHECKING:
     from pmflow.engine.frontier import Priority
@@ -106,32 +117,30 @@ def _settings(node: Node) -> Iterator[str]:
 def _needs(plan: Plan, node: Node) -> Iterator[str]:
     """Give what a process takes, and of whom."""
     for edge in node.edges:
-        yield _need(edge, _source(plan, edge), settled=edge[1] in plan.given)
+        yield _need(plan, edge)
     mapped = node.settings.map_over or {}
     for parameter, source in plan.asks(node.id):
         name = f"input '{source}'"
         yield name if not parameter else f"{parameter} = {'each of ' if parameter in mapped else ''}{name}"
 
 
-def _source(plan: Plan, edge: Edge) -> str:
-    _, source, kind = edge
-    if source in plan.given:
-        return f"override '{source}'"
-    together = plan.nodes[source].mapped and kind < EACH and kind != AFTER
-    return f"{'list of ' if together else ''}'{source}'"
-
-
-def _need(edge: Edge, source: str, *, settled: bool) -> str:
-    parameter, _, kind = edge
+def _need(plan: Plan, edge: Edge) -> str:
+    parameter, name, kind = edge
+    given, mapped = name in plan.given, plan.nodes[name].mapped
+    source = f"override '{name}'" if given else f"'{name}'"
     if kind & ~EACH == AFTER:
         return f"after {source}"
-    if takes_result(kind) or kind == OR_ELSE_RESULT:
-        source = f"result of {source}"
-    if kind in (OR_ELSE, OR_ELSE_RESULT) and not settled:
-        source = f"{source} if it has a value, else"
     if kind >= EACH:
-        source = f"each of {source}"
-    return f"{parameter} = {source}" if parameter else f"result of {source}"
+        source = f"each of {'the results of ' if mapped and takes_result(kind) else ''}{source}"
+    elif kind == RESULT_LIST:
+        source = f"list of the result{'s' if mapped else ''} of {source}"
+    elif kind in (RESULT, RESULTS, OR_ELSE_RESULT):
+        source = f"result of {source}"
+    elif mapped and not given:
+        source = f"list of {source}"
+    if kind in (OR_ELSE, OR_ELSE_RESULT) and not given:
+        source = f"{source} if it has a value, else"
+    return f"{parameter} = {source}" if parameter else source
 
 
 def _given(plan: Plan) -> Iterator[str]:
