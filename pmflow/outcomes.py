@@ -224,13 +224,15 @@ _STARTED = attrgetter("started")
 class Mapped:
     """All elements of a mapped process have ended.
 
-    ``lacks`` says that elements of it have failed which are required, although all who depend on it handle that.
+    ``lacks`` says that elements of it have failed which are required, although all who depend on it handle that;
+    ``attempts`` is 0 if they were given.
     """
 
-    __slots__ = ("_elements", "ended", "lacks", "started", "state")
+    __slots__ = ("_elements", "attempts", "ended", "lacks", "started", "state")
 
-    def __init__(self, elements: list[Outcome], now: float, *, handled: bool = False) -> None:
+    def __init__(self, elements: list[Outcome], now: float, *, handled: bool = False, attempts: int = 1) -> None:
         self._elements = elements
+        self.attempts = attempts
         self.ended = now
         if set(map(type, elements)) == {Success}:  # a million of them, it may be
             self.started = min(map(_STARTED, elements))
@@ -254,23 +256,23 @@ class Mapped:
         return RELEASED if Released in set(map(type, values)) else values
 
     @property
-    def lacking(self) -> str | None:
-        """Of how many elements the value is missing, or a fallback, as ``"of 3 elements 1 failed"``; None if of none."""
+    def shortfall(self) -> str | None:
+        """How many elements have no value, or a fallback: ``"of 3 elements 1 failed"``; None if all have their own."""
         elements = self._elements
-        if set(map(type, elements)) <= {Success} and Substitute not in set(map(type, map(_note, elements))):
+        if set(map(type, elements)) <= {Success} and Substitute not in set(map(type, map(_NOTE, elements))):
             return None  # as a rule, be it a million
-        counts = Counter(map(_lack, elements))
-        found = ", ".join(f"{counts[lack]:,} {lack}" for lack in _LACKS if counts[lack])
+        counts = Counter(map(_end_of, elements))
+        found = ", ".join(f"{counts[end]:,} {end}" for end in _FALLEN_SHORT if counts[end])
         return f"of {len(elements):,} elements {found}"
 
 
 Outcome = Success | Failure | Skipped | Cancelled | Mapped
 
-_note = attrgetter("note")
-_LACKS = ("failed", "skipped", "cancelled", "fell back")
+_NOTE = attrgetter("note")
+_FALLEN_SHORT = ("failed", "skipped", "cancelled", "fell back")
 
 
-def _lack(element: Outcome) -> str:
+def _end_of(element: Outcome) -> str:
     stands_in = type(element) is Success and type(element.note) is Substitute
     return "fell back" if stands_in else state_of(element).value
 

@@ -353,7 +353,7 @@ def _reason(_key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) 
     if isinstance(outcome, Skipped):
         return outcome.reason
     if isinstance(outcome, Mapped):
-        return outcome.lacking
+        return outcome.shortfall
     failure = _failure(outcome)
     if type(failure) is not Substitute:
         return None
@@ -383,7 +383,7 @@ _DERIVED: dict[str, Callable[[str, Outcome, ProcessType, Clock], Any]] = {
     "state": lambda _key, outcome, _strategy, _clock: state_of(outcome),
     "exception": lambda _key, outcome, _strategy, _clock: getattr(_failure(outcome), "exception", None),
     "traceback": _traceback,
-    "attempts": lambda _key, outcome, _strategy, _clock: getattr(outcome, "attempts", int(type(outcome) is Mapped)),
+    "attempts": lambda _key, outcome, _strategy, _clock: getattr(outcome, "attempts", 0),
     "stopped": lambda _key, outcome, _strategy, _clock: getattr(outcome, "stopped", True),
     "reason": _reason,
     "strategy": lambda _key, _outcome, strategy, _clock: strategy,

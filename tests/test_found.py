@@ -1,7 +1,6 @@
 """What users of the language have found: each a promise of its own, broken once."""
 
 # pyright: reportUnknownLambdaType=false
-# ruff: noqa: PLW0108 - the parameters of a lambda have names, which is what they are here for
 
 import json
 import pickle
@@ -11,8 +10,8 @@ from typing import Any
 import pytest
 
 import pmflow
-from pmflow import command, process
-from pmflow.errors import ConfigurationError, MissingDependencyError, WorkflowError
+from pmflow import ProcessResult, command, cross, process
+from pmflow.errors import ConfigurationError, MissingDependencyError, ValueReleasedError, WorkflowError
 
 every_type = pytest.mark.parametrize("kind", ["async", "thread", "process"])
 
@@ -101,7 +100,7 @@ def test_a_map_says_which_of_its_elements_have_no_value() -> None:
     whole = process(lambda x: x, id="whole", map_over={"x": "xs"})
     strict = process(lambda x: 1 / x, id="strict", map_over={"x": "xs"})
     after = process(lambda strict: strict, id="after", map_over="strict")
-    run = pmflow.run([twice, whole, after], inputs={"xs": [0, 1, 0]}, on_error="return")
+    run = pmflow.run([twice, inverse, whole, after, strict], inputs={"xs": [0, 1, 0]}, on_error="return")
     assert {name: (result.state.value, result.reason) for name, result in run.items()} == {
         "inverse": ("completed", "of 3 elements 2 failed"),
         "twice": ("completed", "of 3 elements 2 skipped"),
@@ -155,10 +154,96 @@ def test_a_map_says_which_of_its_elements_fell_back() -> None:
     ids=["parameter", "dependencies", "map_over", "after"],
 )
 def test_a_process_under_another_id_is_named(function: Any, settings: Any, remedy: str) -> None:
-    """Where a variable of the module that is run has the name, the error says which process it holds, and what to do."""
+    """Where a variable of the module that is run has the name, the error says which process it holds, and a remedy."""
     module: Any = types.ModuleType("m")
     module.origin = command(["cat", "{path}"], id="other")
     module.two = process(function, id="two", **settings)
     with pytest.raises(MissingDependencyError) as caught:
         pmflow.run(module, inputs={"path": "/etc/hostname"})
     assert str(caught.value).partition("; ")[2] == f"the variable 'origin' is the process 'other': {remedy}'origin'"
+
+
+# A list in the place of a map
+
+
+def mapped_page(**settings: Any) -> Any:
+    """Return a mapped process that never runs."""
+    return process(lambda u: 1 / 0, id="page", map_over={"u": "us"}, **settings)
+
+
+@pytest.mark.parametrize("pages", [["a", "b"], ("a", "b")], ids=["list", "tuple"])
+def test_a_list_stands_for_the_elements_of_a_map(pages: Any) -> None:
+    """Each has its place and its result, as if it had run; nothing was started for it."""
+
+    def results(page: list[ProcessResult]) -> Any:
+        return [(each.process_id, each.data) for each in page]
+
+    run = pmflow.run([process(results), mapped_page()], targets="results", overrides={"page": pages}, keep="all")
+    assert run.value == [("page_0", "a"), ("page_1", "b")]
+    assert (run["page"].data, run["page_1"].data, "page_2" in run) == (["a", "b"], "b", False)
+    assert [(run[name].attempts, run[name].success) for name in ("page", "page_0")] == [(0, True)] * 2
+    assert len(run.to_dict()["processes"][0]["elements"]) == 2
+    released = pmflow.run([process(results), mapped_page()], targets="results", overrides={"page": pages})
+    assert released.value == run.value
+    for name in ("page", "page_1"):
+        with pytest.raises(ValueReleasedError):
+            _ = released[name].data
+    assert pages[1] == "b"
+
+
+def test_maps_go_along_with_a_list_in_the_place_of_a_map() -> None:
+    """Its elements pair by index with those of maps over it, also after dropped ones, as values and as results."""
+    size = process(lambda page: 6 // page, id="size", map_over="page", required=False)
+
+    def pair(page: int, size: ProcessResult) -> Any:
+        return page, size.success
+
+    def both(page: list[ProcessResult], size: list[ProcessResult]) -> Any:
+        return [(one.data, other.success) for one, other in zip(page, size, strict=True)]
+
+    def named(page: ProcessResult, size: int) -> Any:
+        return page.process_id, size
+
+    over: Any = {"map_over": {"page": "page", "size": "size"}}
+    users = [process(both), process(pair, **over), process(named, **over)]
+    run = pmflow.run([*users, size, mapped_page()], targets=["pair", "both", "named"], overrides={"page": [3, 0, 2]})
+    assert run.data == {
+        "both": [(3, True), (0, False), (2, True)],
+        "pair": [(3, True), (0, False), (2, True)],
+        "named": [("page_0", 2), ("page_2", 3)],
+    }
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, "ab", None, 3])
+def test_another_value_in_the_place_of_a_map_stays_as_it_is(value: Any) -> None:
+    """What is no list has no elements."""
+    run = pmflow.run([process(lambda page: page, id="it"), mapped_page()], targets="it", overrides={"page": value})
+    assert (run.value, "page_0" in run) == (value, False)
+
+
+def test_no_elements_in_the_place_of_a_map() -> None:
+    """An empty list is a map of nothing."""
+    size = process(lambda page: page, id="size", map_over="page")
+    run = pmflow.run([size, mapped_page()], targets="size", overrides={"page": []})
+    assert (run.value, run["page"].state.value) == ([], "completed")
+
+
+def test_outputs_of_a_list_in_the_place_of_a_map() -> None:
+    """Each is a map over the tuples that are given; one of them alone may be given too."""
+    page = mapped_page(outputs=("low", "high"))
+    use = process(lambda low, high: (low, high), id="use")
+    assert pmflow.run([use, page], targets="use", overrides={"page": [(1, 2), (3, 4)]}).value == ([1, 3], [2, 4])
+    only = process(lambda low: low, id="only", map_over="low")
+    assert pmflow.run([only, page], targets="only", overrides={"low": [5, 6]}).value == [5, 6]
+
+
+def test_a_cross_over_a_map_takes_results() -> None:
+    """Where the parameter is annotated so, of elements that have failed too: their failure is handled."""
+
+    def cell(x: int, inverse: ProcessResult) -> Any:
+        return x, inverse.success
+
+    inverse = process(lambda y: 1 / y, id="inverse", map_over={"y": "ys"})
+    cells = process(cell, map_over=cross(x="xs", inverse="inverse"))
+    run = pmflow.run([cells, inverse], targets="cell", inputs={"xs": [1, 2], "ys": [0, 1]})
+    assert run.value == [(1, False), (1, True), (2, False), (2, True)]

@@ -78,7 +78,8 @@ GRAPH = Graph([report, words, size, page, clean, other, Collect("end", "report")
 
 def test_the_text_of_a_plan() -> None:
     """It says what runs, the most urgent first, how, what each takes of whom, what is given, and what does not run."""
-    takes = "words = 'words', pages = list of the results of 'page', size = list of 'size', after 'clean', top = input 'top'"
+    lists = "pages = list of the results of 'page', size = list of 'size'"
+    takes = f"words = 'words', {lists}, after 'clean', top = input 'top'"
     plan = GRAPH.plan(targets=["end", "start"], inputs={"urls": ["a"], "top": 1})
     assert str(plan).splitlines() == [
         "7 processes for 'end', 'start', the most urgent first",

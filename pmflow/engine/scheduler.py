@@ -67,7 +67,7 @@ from pmflow.executors.base import (
     Split,
     Stopped,
 )
-from pmflow.graph import AFTER, EACH, forgives
+from pmflow.graph import AFTER, EACH, forgives, takes_result
 from pmflow.limits import Limit, Rate
 from pmflow.outcomes import (
     RELEASED,
@@ -75,6 +75,7 @@ from pmflow.outcomes import (
     Failure,
     Handle,
     Mapped,
+    Note,
     Outcome,
     ProcessState,
     Skipped,
@@ -237,10 +238,17 @@ class Scheduler:
     # Turns
 
     def _start(self) -> None:
+        """Record what is given; a list in the place of a mapped process stands for its elements."""
         now = perf_counter()
         for name, value in self.plan.given.items():
-            if name in self.plan.nodes:
-                self.outcomes[name] = Success(value, now, now, (0, None, True))
+            node = self.plan.nodes.get(name)
+            if node is None:
+                continue
+            if node.mapped and isinstance(value, (list, tuple)):
+                self.elements[name] = [Success(each, now, now, _GIVEN) for each in value]
+                self.outcomes[name] = Mapped(self.elements[name], now, attempts=0)
+            else:
+                self.outcomes[name] = Success(value, now, now, _GIVEN)
 
     def _turn(self) -> bool:
         """Do everything that can be done now; False at the end of the run."""
@@ -451,12 +459,11 @@ class Scheduler:
                 sequences[parameter] = self._sequence(node.id, mapped[parameter], shared.pop(parameter))
             for parameter, source, kind in node.edges:
                 if kind >= EACH and source not in aligned:
-                    outcome = self.outcomes[source]
-                    failed, reason = why(source, outcome)
-                    if reason:
-                        self._ends.append((node, node.id, Skipped(reason, perf_counter(), failed=failed)))
+                    found = self._elements_of(node.id, source, kind)
+                    if isinstance(found, Skipped):
+                        self._ends.append((node, node.id, found))
                         return
-                    sequences[parameter] = self._sequence(node.id, source, outcome.value)  # type: ignore[union-attr]
+                    sequences[parameter] = found
             if type(mapped) is cross:
                 sequences = crossed(sequences, mapped)
             same_length(node, {name: len(each) for name, each in sequences.items()})
@@ -472,6 +479,16 @@ class Scheduler:
             self._frontier.expand(node.id, len(next(iter(sequences.values()))))
             complete = self._frontier.seal(node.id)
         self._complete(complete)
+
+    def _elements_of(self, name: str, source: str, kind: int) -> list[Any] | Skipped:
+        """Return what a map goes over of a process that it does not go along with, or why it cannot."""
+        if takes_result(kind) and source in self.elements:
+            return [self.result(source, index) for index in range(len(self.elements[source]))]
+        outcome = self.outcomes[source]
+        failed, reason = why(source, outcome)
+        if reason:
+            return Skipped(reason, perf_counter(), failed=failed)
+        return self._sequence(name, source, outcome.value)  # type: ignore[union-attr]
 
     def _sequence(self, name: str, source: str, value: Any) -> list[Any]:
         """Return what a map goes over as a list; an iterator can only be read once, and serves all maps over it."""
@@ -1065,6 +1082,9 @@ def log(call: Call, fields: dict[str, Any]) -> None:
     except Exception:  # noqa: BLE001 - a filter of the user's; in the worker it would have cost the call, not the run
         logging.lastResort.handle(record)  # type: ignore[union-attr]  # there always is one
 
+
+_GIVEN: Note = (0, None, True)
+"""The note of a value that an override gives: nothing was started for it."""
 
 _MEANWHILE = {Began, Logged, Errand, Progressed}
 """What is no end of a call."""
