@@ -141,7 +141,7 @@ import pmflow
 
 runs = pmflow.command(
     ["sh", "-c", "(trap '' INT TERM; echo grandchild > /dev/stderr; sleep 47) & echo child > /dev/stderr; sleep 47"],
-    id="runs", type=STRATEGY, map_over={"n": "numbers"}, stdin="{n}",
+    id="runs", type=STRATEGY, map_over={"n": "numbers"}, stdin="{n}", limit=None,
 )
 print("begins", flush=True)
 pmflow.run(runs, inputs={"numbers": range(NUMBER)})
