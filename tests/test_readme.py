@@ -48,8 +48,8 @@ def test_every_block_says_what_it_is() -> None:
 
 
 def test_it_is_short() -> None:
-    """A front door of 300 lines at most."""
-    assert len(README.read_text(encoding="utf-8").splitlines()) <= 300
+    """A front door of 400 lines at most."""
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 400
 
 
 def test_the_three_commands_stand_once() -> None:
