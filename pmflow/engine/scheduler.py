@@ -51,8 +51,9 @@ from pmflow.engine.attempt import (
 )
 from pmflow.engine.gates import Gate, Gates
 from pmflow.engine.loops import Loop
-from pmflow.engine.plan import ELEMENT, INLINE, LANES, SOME, STAGE, TASK, WORKER, Node, Plan, check_sequence, wanted
-from pmflow.errors import InputError, ProcessError, WorkerCrashedError
+from pmflow.engine.plan import ELEMENT, INLINE, LANES, SOME, STAGE, TASK, WORKER, Node, Plan, wanted
+from pmflow.engine.sequences import crossed, same_length, sequence, unequal
+from pmflow.errors import ProcessError, WorkerCrashedError
 from pmflow.executors.base import (
     Began,
     Block,
@@ -466,7 +467,7 @@ class Scheduler:
                     sequences[parameter] = found
             if type(mapped) is cross:
                 sequences = crossed(sequences, mapped)
-            same_length(node, {name: len(each) for name, each in sequences.items()})
+            same_length(node.id, {name: len(each) for name, each in sequences.items()})
         except Exception as error:  # noqa: BLE001 - an iterable may raise anything
             self._fail(node, node.id, error)
             return
@@ -1099,41 +1100,3 @@ def _given_up(sources: Iterable[tuple[str, Outcome]], now: float) -> Skipped | C
         if failed:
             return Skipped(reason, now, failed=True)
     return Cancelled(None, now)
-
-
-def sequence(name: str, source: str, value: Any) -> list[Any]:
-    """Return what a map goes over as a list.
-
-    Raises:
-        ProcessError: it is a string, bytes or a mapping, or nothing to go over.
-    """
-    try:
-        check_sequence(name, source, value)
-    except InputError as error:
-        raise ProcessError(str(error), process_id=name) from None
-    return list(value)
-
-
-def crossed(sequences: Mapping[str, list[Any]], order: Iterable[str]) -> dict[str, list[Any]]:
-    """Return sequences of one length, which go over every combination: the last in the order changes fastest.
-
-    >>> crossed({"x": [1, 2], "y": ["a", "b"]}, ["x", "y"])
-    {'x': [1, 1, 2, 2], 'y': ['a', 'b', 'a', 'b']}
-    """
-    from itertools import product
-
-    names = list(order)
-    columns = list(zip(*product(*(sequences[name] for name in names)), strict=True)) or [()] * len(names)
-    return {name: list(column) for name, column in zip(names, columns, strict=True)}
-
-
-def same_length(node: Node, lengths: Mapping[str, int]) -> None:
-    """Refuse sequences of different lengths."""
-    if len(set(lengths.values())) > 1:
-        raise unequal(node.id, lengths)
-
-
-def unequal(name: str, lengths: Mapping[str, int]) -> ProcessError:
-    """Return the error of a map over sequences of different lengths."""
-    found = ", ".join(f"{source!r} has {length:,}" for source, length in lengths.items())
-    return ProcessError(f"'{name}' maps over sequences of different lengths: {found}", process_id=name)
