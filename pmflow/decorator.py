@@ -119,6 +119,7 @@ class _Function:
     __slots__ = (
         "coroutine",
         "function",
+        "generator",
         "hints",
         "name",
         "optional",
@@ -137,7 +138,11 @@ class _Function:
         self.function = function
         self.name = _name(function)
         inner = _innermost(function)
-        self.coroutine = inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(type(inner).__call__)
+        asynchronous = inspect.isasyncgenfunction(inner)
+        self.generator = asynchronous or inspect.isgeneratorfunction(inner)
+        self.coroutine = (
+            asynchronous or inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(type(inner).__call__)
+        )
         self.scope: dict[str, Any] = getattr(inspect.unwrap(inner), "__globals__", {})
         self.owner: str | None = None
         self.variadic = False
@@ -585,7 +590,8 @@ class ProcessDecorator:
         Args:
             function: a function, coroutine function, lambda, closure, partial, bound method, callable or builtin.
             **settings: see `ProcessConfig`; ``id``, ``type`` and ``retries`` are its ``process_id``, ``process_type``
-                and ``retry_strategy``. The type of a coroutine function is async, that of any other thread.
+                and ``retry_strategy``. The type of what is written with ``async def`` is async, that of all else
+                thread.
 
         Raises:
             ConfigurationError: what cannot be a process, or a setting that cannot work.

@@ -225,29 +225,51 @@ class Mapped:
     """All elements of a mapped process have ended.
 
     ``lacks`` says that elements of it have failed which are required, although all who depend on it handle that;
+    ``failed`` whether it counts as a failure; ``end`` why there are not all elements that there should have been;
     ``attempts`` is 0 if they were given.
     """
 
-    __slots__ = ("_elements", "attempts", "ended", "lacks", "started", "state")
+    __slots__ = ("_elements", "attempts", "end", "ended", "failed", "lacks", "started", "state")
 
-    def __init__(self, elements: list[Outcome], now: float, *, handled: bool = False, attempts: int = 1) -> None:
+    def __init__(
+        self,
+        elements: list[Outcome],
+        now: float,
+        end: Skipped | Cancelled | None = None,
+        *,
+        handled: bool = False,
+        attempts: int = 1,
+    ) -> None:
         self._elements = elements
         self.attempts = attempts
+        self.end = end
         self.ended = now
-        if set(map(type, elements)) == {Success}:  # a million of them, it may be
+        if end is None and set(map(type, elements)) == {Success}:  # a million of them, it may be
             self.started = min(map(_STARTED, elements))
-            self.state, self.lacks = ProcessState.COMPLETED, False
+            self.state, self.lacks, self.failed = ProcessState.COMPLETED, False, False
             return
         self.lacks = handled and any(type(each) is Failure for each in elements)
         self.started = min((began(each) for each in elements), default=now)
-        if any(type(each) is Failure and each.required for each in elements):
+        self.failed = True
+        ends = elements if end is None else [*elements, end]
+        if any(type(each) is Failure and each.required for each in ends):
             self.state = ProcessState.FAILED
-        elif any(type(each) is Skipped and each.failed for each in elements):
+            return
+        if any(type(each) is Skipped and each.failed for each in ends):
             self.state = ProcessState.SKIPPED
-        elif any(type(each) is Cancelled for each in elements):
+            return
+        self.failed = False
+        if any(type(each) is Cancelled for each in ends):
             self.state = ProcessState.CANCELLED
+        elif end is not None:
+            self.state = ProcessState.SKIPPED
         else:
             self.state = ProcessState.COMPLETED
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is SKIPPED, if it is not for one of its elements."""
+        return self.end.reason if type(self.end) is Skipped and self.state is ProcessState.SKIPPED else None
 
     @property
     def value(self) -> Any:

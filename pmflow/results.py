@@ -345,7 +345,7 @@ def _error(key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) ->
     if failure is not None:
         return text_of(failure.exception)
     if isinstance(outcome, Mapped) and outcome.state is not ProcessState.COMPLETED:
-        return f"elements of '{key}' {outcome.state.value}"
+        return outcome.reason or f"elements of '{key}' {outcome.state.value}"
     return None
 
 
@@ -353,7 +353,7 @@ def _reason(_key: str, outcome: Outcome, _strategy: ProcessType, _clock: Clock) 
     if isinstance(outcome, Skipped):
         return outcome.reason
     if isinstance(outcome, Mapped):
-        return outcome.shortfall
+        return outcome.reason or outcome.shortfall
     failure = _failure(outcome)
     if type(failure) is not Substitute:
         return None
@@ -540,6 +540,8 @@ class Run(Mapping[str, ProcessResult[Any]], Generic[T]):
                 for index, element in enumerate(self._elements[name]):
                     if type(element) in wanted:
                         yield f"{name}_{index}", name, element
+            if type(outcome) is Mapped and outcome.end is not None and type(outcome.end) in wanted:
+                yield name, name, outcome.end
 
     # As text
 

@@ -23,7 +23,7 @@ from pmflow.graph import (
     VALUE,
     takes_result,
 )
-from pmflow.outcomes import Failure, Mapped, Outcome, ProcessState, Skipped, Success, opened
+from pmflow.outcomes import Failure, Mapped, Outcome, Skipped, Success, opened
 from pmflow.outputs import Arity
 from pmflow.results import ProcessResult
 
@@ -141,8 +141,8 @@ def why(source: str, outcome: Outcome) -> tuple[bool, str]:
         return outcome.required, f"'{source}' failed ({_short(error)})"
     if isinstance(outcome, Skipped):
         return outcome.failed, outcome.reason
-    if isinstance(outcome, Mapped) and outcome.state in (ProcessState.FAILED, ProcessState.SKIPPED):
-        return True, f"elements of '{source}' failed"
+    if isinstance(outcome, Mapped) and (outcome.failed or outcome.reason is not None):
+        return outcome.failed, outcome.reason or f"elements of '{source}' failed"
     if isinstance(outcome, (Success, Mapped)):
         return False, ""
     return False, f"'{source}' was cancelled"

@@ -11,7 +11,8 @@ A *mapped* unit becomes ready when its plain dependencies have ended; the caller
 elements it has (again and again while more become known) and with `seal` that there are no more. Element ``i`` of
 ``"page"`` is the unit ``("page", i)``, taken and ended like any other. A mapped unit may be *aligned* with others: then
 it grows with them, element for element, without being expanded by the caller. When the last element of a sealed unit
-has ended, `succeed` says so, and the caller ends the unit itself.
+has ended, `succeed` says so, and the caller ends the unit itself. What a unit yields while it runs is the same again,
+under its own name: elements that nobody takes, for they are there as soon as they are known (`supply`).
 
 Invariant: every unit is taken or dropped at most once, and once all that were taken have ended, all have been.
 
@@ -40,6 +41,8 @@ Priority = int
 
 Place = tuple[str, Priority]
 """A lane, and the priority in it."""
+
+ENDLESS = 1 << 62
 
 
 def _anywhere(_name: Name) -> Place:
@@ -105,10 +108,11 @@ class _Map:
     """What is known of a mapped unit.
 
     ``sources`` are the mapped units it is aligned with, ``followers`` those aligned with it; ``ended[i]`` is 1 once
-    element ``i`` has ended; ``open`` says that its plain dependencies have ended, so that its elements may be ready.
+    element ``i`` has ended; ``open`` says that its plain dependencies have ended, so that its elements may be ready;
+    ``most`` is how many it can have at most, where it also goes over something else.
     """
 
-    __slots__ = ("ended", "ended_count", "followers", "open", "sealed", "size", "sources")
+    __slots__ = ("ended", "ended_count", "followers", "most", "open", "sealed", "size", "sources")
 
     def __init__(self, sources: tuple[Name, ...]) -> None:
         self.sources = sources
@@ -118,6 +122,7 @@ class _Map:
         self.size = 0
         self.ended = bytearray()
         self.ended_count = 0
+        self.most = ENDLESS
 
 
 class Frontier:
@@ -260,13 +265,43 @@ class Frontier:
         while grown:
             name = grown.pop()
             each = self._maps[name]
-            size = min(self._maps[source].size for source in each.sources) if each.sources else each.size + count
+            size = self._common_size(each) if each.sources else each.size + count
             if size == each.size or not each.open:
                 continue
             start, each.size = each.size, size
             each.ended.extend(bytes(size - start))
             self._make_elements_ready(name, each, start)
             grown += each.followers
+
+    def supply(self, name: Name, count: int) -> list[Name]:
+        """Add elements to a unit that need not be taken, as they are there already; return followers like `seal`."""
+        each = self._maps[name]
+        each.open = True
+        each.size += count
+        each.ended.extend(b"\1" * count)
+        each.ended_count += count
+        for follower in each.followers:
+            self.expand(follower, 0)
+        return self._seal_those(each.followers)
+
+    def _seal_those(self, names: Iterable[Name]) -> list[Name]:
+        """Seal units that will have no more elements, with what goes over them; return like `seal`."""
+        complete = []
+        names = list(names)
+        while names:
+            name = names.pop()
+            if self._may_seal(name):
+                complete += self.seal(name)
+            else:
+                names += self._maps[name].followers
+        return complete
+
+    def bound(self, name: Name, most: int) -> None:
+        """Say that an aligned unit can have so many elements at most; those that it has stay."""
+        self._maps[name].most = max(most, self._maps[name].size)
+
+    def _common_size(self, each: _Map) -> int:
+        return min([each.most, *(self._maps[source].size for source in each.sources)])
 
     def seal(self, name: Name) -> list[Name]:
         """Say that a mapped unit has all of its elements; return it and its followers, as far as they are complete."""
@@ -281,8 +316,15 @@ class Frontier:
         return complete
 
     def _may_seal(self, name: Name) -> bool:
+        """Whether it will have no more elements: all sources have ended, or one has while another has more."""
         each = self._maps[name]
-        return each.open and not each.sealed and all(self._maps[source].sealed for source in each.sources)
+        if not each.open or each.sealed:
+            return False
+        sources = [self._maps[source] for source in each.sources]
+        if all(source.sealed for source in sources):
+            return True
+        least = min([each.most, *(source.size for source in sources if source.sealed)])
+        return max(source.size for source in sources) > least
 
     def complete(self, name: Name) -> bool:
         """Whether a mapped unit has all of its elements, and they have all ended."""
@@ -296,7 +338,7 @@ class Frontier:
         if not each.sources:
             return []
         self.expand(name, 0)
-        return self.seal(name) if self._may_seal(name) else []
+        return self._seal_those([name])
 
     def cut(self, name: Name) -> list[Name]:
         """Give up a mapped unit that will never have elements; return its followers, which never will either."""
@@ -309,10 +351,22 @@ class Frontier:
         """Return how many elements a mapped unit has so far."""
         return self._maps[name].size
 
+    def ended(self, name: Name) -> int:
+        """Return how many elements of a mapped unit have ended."""
+        return self._maps[name].ended_count
+
+    def is_sealed(self, name: Name) -> bool:
+        """Whether a mapped unit has all of its elements."""
+        return self._maps[name].sealed
+
+    def followers(self, name: Name) -> list[Name]:
+        """Return the mapped units that are aligned with a unit."""
+        return self._maps[name].followers
+
     def _make_elements_ready(self, name: Name, each: _Map, start: int) -> None:
         place, priority = self._place(name)
         lane = self._lanes.setdefault(place, _Lane())
-        if not each.sources:
+        if all(self._maps[source].ended_count == self._maps[source].size for source in each.sources):
             lane.bucket(priority).append(_Span(name, start, each.size))
             return
         sources = [self._maps[source].ended for source in each.sources]

@@ -139,6 +139,8 @@ class Plan:
         gates: id to where it is taken from, of those that have a limit.
         in_blocks: mapped ids of whose elements nobody has to hear before many of them have ended.
         aligned: mapped id to the mapped ids it goes along with, element by element.
+        fed: mapped id to the other ids that it goes over, of processes that may yield what they give.
+        streams: id of such a process to the ids of the maps over it.
         inputs: the names of the inputs.
         replaced: ids of processes in whose place others run.
         processes: id to process, of the whole graph.
@@ -159,6 +161,7 @@ class Plan:
         "asked",
         "bound",
         "conditional",
+        "fed",
         "gates",
         "given",
         "in_blocks",
@@ -167,6 +170,7 @@ class Plan:
         "nodes",
         "processes",
         "replaced",
+        "streams",
         "targets",
     )
 
@@ -201,6 +205,11 @@ class Plan:
             for name, node in nodes.items()
             if node.mapped and type(node.settings.map_over) is not cross
         }
+        self.fed = {name: found for name in self.aligned if (found := self._fed_by(nodes[name]))}
+        self.streams: dict[str, tuple[str, ...]] = {}
+        for name, sources in self.fed.items():
+            for source in sources:
+                self.streams[source] = (*self.streams.get(source, ()), name)
         self.aligned.update((name, ()) for name, node in nodes.items() if node.mapped and name not in self.aligned)
         _contract(self)
         _separate(self)
@@ -211,6 +220,17 @@ class Plan:
         _prioritise(self)
         self.in_blocks = frozenset(name for name in self.aligned if _is_for_blocks(nodes[name]))
         self._beginning = self._frontier()
+
+    def _fed_by(self, node: Node) -> tuple[str, ...]:
+        """Return what a map goes over while it comes: processes that it needs for nothing but that."""
+        whole = {source for _, source, kind in node.edges if kind < EACH}
+        return tuple(
+            dict.fromkeys(
+                source
+                for _, source, kind in node.edges
+                if kind >= EACH and source not in whole and source not in self.given and not self.nodes[source].mapped
+            )
+        )
 
     def filled(self, inputs: Mapping[str, Any]) -> Plan:
         """Return this plan with the values of inputs.
@@ -337,7 +357,10 @@ class Plan:
         return Frontier.prepared(
             dependencies,
             lenient=lenient,
-            mapped={name: sources for name, sources in self.aligned.items() if name not in given},
+            mapped={
+                **dict.fromkeys(self.streams, ()),
+                **{n: (*each, *self.fed.get(n, ())) for n, each in self.aligned.items() if n not in given},
+            },
             place=place,
         )
 
@@ -346,8 +369,8 @@ class Plan:
         edges, given = node.edges, self.given
         if not node.mapped and not given:
             return {source for _, source, _ in edges}
-        aligned = self.aligned.get(node.id, ())
-        return {source for _, source, _ in edges if source not in given and source not in aligned}
+        along = (*self.aligned.get(node.id, ()), *self.fed.get(node.id, ()))
+        return {source for _, source, _ in edges if source not in given and source not in along}
 
     def asks(self, name: str) -> list[tuple[str, str]]:
         """Return the parameters of a process that inputs feed, and the names of those."""
@@ -747,5 +770,11 @@ def _prioritise(plan: Plan) -> None:
         path[name] = longest + 1
         node.priority = -(longest + 1) * stages
     for name, sources in plan.aligned.items():  # in topological order: a source before what is aligned with it
-        if sources:
-            nodes[name].priority = min(nodes[source].priority for source in sources) - 1
+        before = [*sources, *(source for source in plan.fed.get(name, ()) if _is_generator(nodes[source].process))]
+        if before:
+            nodes[name].priority = min(nodes[source].priority for source in before) - 1
+
+
+def _is_generator(process: BaseProcess[Any]) -> bool:
+    """Whether calling the process surely gives a generator: what it yields is to be consumed first."""
+    return isinstance(process, FunctionProcess) and process._function.generator  # noqa: SLF001

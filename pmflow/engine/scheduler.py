@@ -53,6 +53,7 @@ from pmflow.engine.gates import Gate, Gates
 from pmflow.engine.loops import Loop
 from pmflow.engine.plan import ELEMENT, INLINE, LANES, SOME, STAGE, TASK, WORKER, Node, Plan, wanted
 from pmflow.engine.sequences import crossed, same_length, sequence, unequal
+from pmflow.engine.streams import Streams, cut_short, has_yielded, sources_of
 from pmflow.errors import ProcessError, WorkerCrashedError
 from pmflow.executors.base import (
     Began,
@@ -67,6 +68,7 @@ from pmflow.executors.base import (
     Session,
     Split,
     Stopped,
+    Yielded,
 )
 from pmflow.graph import AFTER, EACH, forgives, takes_result
 from pmflow.limits import Limit, Rate
@@ -163,6 +165,7 @@ class Scheduler:
         self._gates = Gates(plan, limits) if plan.gates else None
         self._in_blocks = plan.in_blocks if emit is None else frozenset[str]()  # who listens hears of each element
         self._asks_at = inf
+        self._streams = Streams(plan, self._frontier, self) if plan.streams else None
         self.loop: Loop
         self._sessions: Mapping[str, Session]
 
@@ -266,6 +269,8 @@ class Scheduler:
             while self._hand_over():
                 continue
         if self.stopped_by is None:
+            if self._streams is not None:
+                self._streams.grant(self._sessions)
             return len(self.outcomes) < len(self.plan.nodes)
         if self._running:
             return True
@@ -429,6 +434,8 @@ class Scheduler:
             call.observed = True
         else:
             call.hand_on = node.hands_on
+        if self._streams is not None and node.id in self.plan.streams:
+            call.flow = self._streams.flow(node, self._sessions)
         return call
 
     def _checked(self, node: Node) -> Callable[..., Any]:
@@ -448,38 +455,55 @@ class Scheduler:
 
     def _open(self, node: Node) -> None:
         """Let the elements of a mapped process begin, or end it."""
+        name = node.id
+        if name in self.outcomes:  # what it goes over has ended without any
+            return
+        fed: Mapping[str, list[Any]] = EMPTY if self._streams is None else self._streams.fed(name)
         shared = bind(node, self, perf_counter())
         if isinstance(shared, Skipped):
-            self._ends.append((node, node.id, shared))
+            self._ends.append((node, name, shared))
             return
-        aligned = self.plan.aligned[node.id]
-        sequences: dict[str, list[Any]] = {}
-        mapped = node.settings.map_over
         try:
-            for parameter in [name for name in mapped if name in shared]:
-                sequences[parameter] = self._sequence(node.id, mapped[parameter], shared.pop(parameter))
-            for parameter, source, kind in node.edges:
-                if kind >= EACH and source not in aligned:
-                    found = self._elements_of(node.id, source, kind)
-                    if isinstance(found, Skipped):
-                        self._ends.append((node, node.id, found))
-                        return
-                    sequences[parameter] = found
-            if type(mapped) is cross:
-                sequences = crossed(sequences, mapped)
-            same_length(node.id, {name: len(each) for name, each in sequences.items()})
+            sequences = self._gone_over(node, shared, fed)
         except Exception as error:  # noqa: BLE001 - an iterable may raise anything
-            self._fail(node, node.id, error)
+            self._fail(node, name, error)
             return
+        if isinstance(sequences, Skipped):
+            self._ends.append((node, name, sequences))
+            return
+        lengths = [len(each) for each in sequences.values()]
         self._more = True
-        self._shared[node.id] = shared
-        self.sequences[node.id] = sequences
-        self.elements[node.id] = []
-        complete = self._frontier.open(node.id)
-        if not aligned:
-            self._frontier.expand(node.id, len(next(iter(sequences.values()))))
-            complete = self._frontier.seal(node.id)
+        self._shared[name] = shared
+        self.sequences[name] = sequences
+        sequences.update((each, fed[source]) for each, source in sources_of(node).items() if source in fed)
+        self.elements[name] = []
+        along = self.plan.aligned[name] or name in self.plan.fed
+        if along and lengths:
+            self._frontier.bound(name, min(lengths))
+        complete = self._frontier.open(name)
+        if not along:
+            self._frontier.expand(name, lengths[0])
+            complete = self._frontier.seal(name)
         self._complete(complete)
+
+    def _gone_over(
+        self, node: Node, shared: dict[str, Any], fed: Mapping[str, list[Any]]
+    ) -> dict[str, list[Any]] | Skipped:
+        """Take what a map goes over, as far as it is there, out of its parameters and of what it depends on."""
+        aligned, mapped = self.plan.aligned[node.id], node.settings.map_over
+        sequences: dict[str, list[Any]] = {}
+        for parameter in [name for name in mapped if name in shared]:
+            sequences[parameter] = self._sequence(node.id, mapped[parameter], shared.pop(parameter))
+        for parameter, source, kind in node.edges:
+            if kind >= EACH and source not in aligned and source not in fed:
+                found = self._elements_of(node.id, source, kind)
+                if isinstance(found, Skipped):
+                    return found
+                sequences[parameter] = found
+        if type(mapped) is cross:
+            sequences = crossed(sequences, mapped)
+        same_length(node.id, {name: len(each) for name, each in sequences.items()})
+        return sequences
 
     def _elements_of(self, name: str, source: str, kind: int) -> list[Any] | Skipped:
         """Return what a map goes over of a process that it does not go along with, or why it cannot."""
@@ -516,11 +540,7 @@ class Scheduler:
             return
         node = self.plan.nodes[name]
         key = (name, index)
-        try:
-            values = bind_element(node, index, self._shared[name], self, 0.0)
-        except IndexError:
-            self._fail(node, key, unequal(name, self._lengths(name)))
-            return
+        values = bind_element(node, index, self._shared[name], self, 0.0)
         if isinstance(values, Skipped):
             values.ended = perf_counter()
             self._ends.append((node, key, values))
@@ -574,6 +594,8 @@ class Scheduler:
         del running[key]
         if self._gates is not None:
             self._gates.give_back(node.id, call)
+        if has_yielded(call):
+            self._held[node.lane] += 1  # it has held no place since its first element
         if node.settings.timeout is not None:
             self._forget_timers()
         if kind is Success:
@@ -664,11 +686,13 @@ class Scheduler:
         if self._uses and not self._uses[name] and name not in self.plan.asked:
             for outcome in outcomes:
                 outcome.value = RELEASED
+        if self._streams is not None:
+            self._streams.ended(name, range(start, stop))
         if self._frontier.succeed_all(name, range(start, stop)):
             self._complete([name])
             self._record_ends()
 
-    def _take_meanwhile(self, call: Call, outcome: Began | Logged | Errand | Progressed) -> None:
+    def _take_meanwhile(self, call: Call, outcome: Began | Logged | Errand | Progressed | Yielded) -> None:
         """Take what an executor has delivered of a call that goes on."""
         if isinstance(outcome, Began):
             if self._gates is not None:
@@ -678,6 +702,8 @@ class Scheduler:
             log(call, outcome.fields)
         elif isinstance(outcome, Errand):
             outcome.run()
+        elif isinstance(outcome, Yielded):
+            self._take_element(call, outcome)
         elif not call.stopped and (news := outcome.read()) is not None:
             fraction, message, moment = news
             outcome.reached = round(100 * fraction, 6)  # 29, and not 28.999999999999996
@@ -685,6 +711,21 @@ class Scheduler:
             if self._emit is not None:
                 facts = call.label, ProcessState.RUNNING, moment, call.attempt, None
                 self._emit("process_progress", *facts, outcome.reached, message)
+
+    def _take_element(self, call: Call, outcome: Yielded) -> None:
+        """Take what a call has yielded. From its first element on it holds no place that its consumers might need."""
+        streams, flow, lane = self._streams, call.flow, self._node(call.key).lane
+        if streams is None or flow is None or self.stopped_by is not None or call.key in self._timed_out:
+            return
+        if not flow.begun:
+            flow.begun = True
+            self._held[lane] -= 1
+        try:
+            self._complete(streams.take(call, outcome.value))
+        except ProcessError as error:
+            self._settle(call, Failure(error, call.started, perf_counter()))
+            self._sessions[lane].stop(call)
+        self._record_ends()
 
     def _opened(self, node: Node, call: Call, outcome: Success) -> Success | Failure:
         """Open what a worker returned; if that fails, so has the process, and what follows it is given up."""
@@ -746,13 +787,13 @@ class Scheduler:
                 self._tell("process_retrying", call.label, ProcessState.RETRYING, failure.ended, call.attempt, result)
             self._set_timer(delay, self._retry, key)
             return
-        self._ends.append((node, key, self._stand_in(node, call.label, failure)))
+        self._ends.append((node, key, self._stand_in(node, call, failure)))
         self._record_ends()
 
-    def _stand_in(self, node: Node, label: str, failure: Failure) -> Failure | Success:
+    def _stand_in(self, node: Node, call: Call, failure: Failure) -> Failure | Success:
         """Return the end of a process whose last attempt has failed: its fallback, if it has one."""
         fallback = node.settings.fallback
-        if fallback is NOTHING or self.stopped_by is not None:
+        if fallback is NOTHING or self.stopped_by is not None or has_yielded(call):
             return failure
         try:
             value = fallback(failure.exception) if callable(fallback) else fallback
@@ -760,7 +801,7 @@ class Scheduler:
             error.__context__ = failure.exception
             failure.exception = error
             failure.traceback = None
-            return as_failure(label, failure)
+            return as_failure(call.label, failure)
         note = Substitute((failure.attempts, failure.worker, failure.stopped, *(failure.usage or ())))
         note.exception, note.traceback = failure.exception, failure.traceback
         return Success(value, failure.started, failure.ended, note)
@@ -769,8 +810,11 @@ class Scheduler:
     def _delay(node: Node, call: Call, exception: BaseException) -> float | None:
         """Return after how many seconds a failed attempt is followed by another; None if it is not.
 
-        The death of a worker is counted apart: it says nothing of the function, and may have been its doing.
+        The death of a worker is counted apart: it says nothing of the function, and may have been its doing. What a
+        call has yielded cannot be taken back, so there is no other after it.
         """
+        if has_yielded(call):
+            return None
         if type(exception) is WorkerCrashedError:
             call.crashes += 1
             return 0.0 if call.crashes <= node.settings.crash_retries else None
@@ -794,11 +838,15 @@ class Scheduler:
         own = node.settings.fail_fast
         return outcome.required and self.stopped_by is None and (self._fail_fast if own is None else own)
 
-    def _record(self, node: Node, outcome: Outcome) -> None:  # noqa: C901 - the same
+    def _record(self, node: Node, outcome: Outcome) -> None:  # noqa: C901, PLR0912 - the same
         name = node.id
-        if type(outcome) is Mapped and not self.elements[name]:
-            outcome = self._without_elements(node, outcome)
+        if type(outcome) is Mapped:
+            outcome = self._whole(node, outcome)
+        elif self._streams is not None and name in self.plan.streams:
+            self._end_stream(self._streams, node, outcome)
         self.outcomes[name] = outcome
+        if self._streams is not None and node.mapped:
+            self._streams.gone(name)
         if self._emit is not None:
             self._tell_end(name, node, outcome)
         if type(outcome) is Success:
@@ -812,7 +860,7 @@ class Scheduler:
             if (type(outcome) is not Success or type(outcome.note) is Substitute) and self.stopped_by is None:
                 self._begin(following)
             return
-        if node.mapped and type(outcome) is not Mapped and not self.elements.get(name):
+        if self._has_no_elements(node, outcome):
             for follower in self._frontier.cut(name):
                 self._skip(follower, outcome, name)
         if type(outcome) is Success or not why(name, outcome)[0]:
@@ -821,13 +869,28 @@ class Scheduler:
         for dropped in self._frontier.fail(node.unit):
             self._skip(dropped, outcome, name)
 
-    def _without_elements(self, node: Node, outcome: Mapped) -> Outcome:
-        """Return the end of a map that had nothing to go over: that of a source that failed as a whole goes on."""
-        for source in self.plan.aligned[node.id]:
-            failed, reason = why(source, self.outcomes[source])
-            if failed:
-                return Skipped(reason, outcome.ended, failed=True)
-        return outcome
+    def _end_stream(self, streams: Streams, node: Node, outcome: Outcome) -> None:
+        """Let the maps over what a process has yielded, or returned, know that this is all."""
+        complete, refused = streams.end(node, outcome)
+        for name, error in refused.items():
+            self._fail(self.plan.nodes[name], name, error)
+        self._complete(complete)
+
+    def _has_no_elements(self, node: Node, outcome: Outcome) -> bool:
+        """Whether what goes over a process, element by element, will never have anything to go over."""
+        if node.mapped:
+            return type(outcome) is not Mapped and not self.elements.get(node.id)
+        if self._streams is None or node.id not in self.plan.streams or type(outcome) in (Success, Cancelled):
+            return False
+        return not self._streams.count(node.id)
+
+    def _whole(self, node: Node, outcome: Mapped) -> Outcome:
+        """Return the end of a map: what it goes over may have ended before all was there."""
+        end = cut_short(self.plan, self.outcomes, node.id, outcome.ended)
+        elements = self.elements[node.id]
+        if end is None:
+            return outcome
+        return Mapped(elements, outcome.ended, end, handled=node.handled) if elements else end
 
     def _skip(self, name: str, outcome: Outcome, source: str) -> None:
         failed, reason = why(source, outcome)
@@ -845,6 +908,8 @@ class Scheduler:
             self._release_elements(node, index)
             if not self._uses[name] and name not in self.plan.asked:
                 outcome.value = RELEASED
+        if self._streams is not None:
+            self._streams.ended(name, (index,))
         if self._frontier.succeed(key):
             self._complete([name])
 
@@ -852,19 +917,26 @@ class Scheduler:
         """End mapped processes all of whose elements have ended."""
         for name in names:
             node = self.plan.nodes[name]
-            mapped = Mapped(self.elements[name], perf_counter(), handled=node.handled)
             lengths = self._lengths(name)
             self.sequences[name] = {}
             self._shared[name] = {}
             if len(set(lengths.values())) > 1:
-                self._fail(node, name, unequal(name, lengths))
+                self._fail(node, name, unequal(name, lengths, self._growing(name)))
                 continue
-            self._ends.append((node, name, mapped))
+            self._ends.append((node, name, Mapped(self.elements[name], perf_counter(), handled=node.handled)))
 
     def _lengths(self, name: str) -> dict[str, int]:
         """Return the lengths of what a map goes over, by source or parameter."""
-        lengths = {source: self._frontier.size(source) for source in self.plan.aligned[name]}
-        return lengths | {parameter: len(each) for parameter, each in self.sequences[name].items()}
+        along = (*self.plan.aligned[name], *self.plan.fed.get(name, ()))
+        lengths = {source: self._frontier.size(source) for source in along}
+        sources = sources_of(self.plan.nodes[name])
+        others = {each: len(found) for each, found in self.sequences[name].items() if sources.get(each) not in along}
+        return lengths | others
+
+    def _growing(self, name: str) -> list[str]:
+        """Return those of what a map goes over that may have more elements than are known."""
+        along = (*self.plan.aligned[name], *self.plan.fed.get(name, ()))
+        return [source for source in along if not self._frontier.is_sealed(source)]
 
     # What is kept
 
@@ -947,7 +1019,8 @@ class Scheduler:
         name = node.id
         elements = self.elements[name]
         if not self._frontier.size(name):
-            sources = [(source, self.outcomes[source]) for source in self.plan.aligned[name]]
+            along = (*self.plan.aligned[name], *self.plan.fed.get(name, ()))
+            sources = [(source, self.outcomes[source]) for source in along]
             self.outcomes[name] = end = _given_up(sources, now)
             if self._emit is not None:
                 self._tell_end(name, node, end)
@@ -963,7 +1036,7 @@ class Scheduler:
                 elements[index] = ended = _given_up(sources, now)
                 if self._emit is not None:
                     self._tell_end(f"{name}_{index}", node, ended)
-        self.outcomes[name] = mapped = Mapped(elements, now)
+        self.outcomes[name] = mapped = Mapped(elements, now, cut_short(self.plan, self.outcomes, name, now))
         if self._emit is not None:
             self._tell_end(name, node, mapped)
 
@@ -1012,7 +1085,7 @@ class Scheduler:
 
     def _forget_timers(self) -> None:
         """Drop the timers of calls that have ended, once they are most of them: they hold the calls' arguments."""
-        if len(self._timers) < 2 * len(self._running) + 1_000:
+        if len(self._timers) < 2 * len(self._running) + (1_000 if self._streams is None else 10):
             return
         running = self._running
         self._timers = [
@@ -1041,6 +1114,8 @@ class Scheduler:
         again.bounds = call.bounds
         again.observed = call.observed
         again.hand_on = call.hand_on
+        if self._streams is not None and call.flow is not None:
+            again.flow = self._streams.flow(node, self._sessions)
         self._submit(node, again)
 
     def _node(self, key: Key) -> Node:
@@ -1087,7 +1162,7 @@ def log(call: Call, fields: dict[str, Any]) -> None:
 _GIVEN: Note = (0, None, True)
 """The note of a value that an override gives: nothing was started for it."""
 
-_MEANWHILE = {Began, Logged, Errand, Progressed}
+_MEANWHILE = {Began, Logged, Errand, Progressed, Yielded}
 """What is no end of a call."""
 
 _ON_LOOP = (TASK, TASK + ELEMENT, INLINE, INLINE + STAGE)

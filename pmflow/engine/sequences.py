@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pmflow.engine.plan import check_sequence
@@ -45,7 +45,9 @@ def same_length(name: str, lengths: Mapping[str, int]) -> None:
         raise unequal(name, lengths)
 
 
-def unequal(name: str, lengths: Mapping[str, int]) -> ProcessError:
-    """Return the error of a map over sequences of different lengths."""
-    found = ", ".join(f"{source!r} has {length:,}" for source, length in lengths.items())
+def unequal(name: str, lengths: Mapping[str, int], growing: Collection[str] = ()) -> ProcessError:
+    """Return the error of a map over sequences of different lengths, of which some may have still more."""
+    found = ", ".join(
+        f"{source!r} has {length:,}{' or more' if source in growing else ''}" for source, length in lengths.items()
+    )
     return ProcessError(f"'{name}' maps over sequences of different lengths: {found}", process_id=name)

@@ -8,6 +8,8 @@ runs the links one after another and delivers one outcome per link to the run's 
   a success may be a handle; an outcome that takes code of the user's to make is `Sealed`, and opened by the run;
 - the chain ends at the first link that does not succeed: the links after it are never started, and no outcome is
   delivered for them;
+- where a link has a ``flow`` and returns an iterator, its elements are delivered as they come (`Yielded`), as many as
+  the run has granted; its success then has no value (RELEASED);
 - `Session.stop(call)` gives up a link: a `Stopped` follows soon, at once where the work cannot be ended
   (``ended=False``). Whatever the link still delivers after that is late, and the run ignores it; a link that ends in
   the moment it is stopped may deliver its `Success` first, and that counts.
@@ -26,6 +28,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, Union, runtime_checkable
 
 from pmflow.context import UNBOUNDED, Current
+from pmflow.executors.flow import Flow
 
 if TYPE_CHECKING:
     from pmflow.outcomes import Failure, Success
@@ -58,6 +61,7 @@ class Call:
         handle: the executor's own note of where it runs.
         stopped: set by `Session.stop`; looked at between links.
         report: the last that it has said of how far it is.
+        flow: how many elements it may yield, if the run takes them as they come; None if an iterator is to be a list.
     """
 
     __slots__ = (
@@ -67,6 +71,7 @@ class Call:
         "context",
         "crashes",
         "feed",
+        "flow",
         "function",
         "hand_on",
         "handle",
@@ -110,6 +115,7 @@ class Call:
         self.handle: Any = None
         self.stopped = False
         self.report: Progressed | None = None
+        self.flow: Flow | None = None
 
     @property
     def progress(self) -> float:
@@ -252,6 +258,15 @@ class Progressed:
         return self._newest.pop() if self._newest else None
 
 
+class Yielded:
+    """A link has yielded an element, or a handle of it."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
 class Sealed:
     """An outcome that takes code of the user's to make: it is opened in the run's own thread."""
 
@@ -270,7 +285,7 @@ class Errand:
         self.run = run
 
 
-Delivered = Union["Success", "Failure", Stopped, Began, Logged, Progressed, Sealed, Errand, Part, Split]
+Delivered = Union["Success", "Failure", Stopped, Began, Logged, Progressed, Yielded, Sealed, Errand, Part, Split]
 
 Deliver = Callable[[Call, Delivered], object]
 
@@ -303,6 +318,9 @@ class Session(Protocol):
     window: int
     """How many calls the run should have submitted at most; more wait with the run, which knows their priorities."""
 
+    slots: int
+    """How many calls may run at once."""
+
     queues: bool
     """Whether a call may wait before it begins: then a timeout is charged from when it `began`."""
 
@@ -312,6 +330,9 @@ class Session(Protocol):
     def began(self, call: Call) -> float:
         """Return when a call began (`time.perf_counter()`); 0.0 while it waits."""
         ...
+
+    def grant(self, call: Call, count: int) -> None:
+        """Let a link yield so many more elements."""
 
     def stop(self, call: Call) -> None:
         """Give up a link: a queued one will not begin, a running one is ended where that is possible."""

@@ -94,7 +94,10 @@ class Item:
         late: of a block, the number of the link that has been given up alone.
         columns: of a block, parameter to the values of its elements, as ``args``.
         cost: the seconds it is expected to take, with the rest of its chain; None if nobody knows.
+        left: how many elements it may yield in its worker; None if it yields none. At 0 it waits.
+        owed: how many it may yield once there is a place for it to go on.
         unsent: the link behind it, which could not be encoded, and why.
+        yields: its run has had something of what it yields: it cannot run again.
     """
 
     __slots__ = (
@@ -107,13 +110,16 @@ class Item:
         "kwargs",
         "last",
         "late",
+        "left",
         "near",
         "number",
+        "owed",
         "parcels",
         "size",
         "stop",
         "unsent",
         "worker",
+        "yields",
     )
 
     def __init__(self, call: Call, function: Function) -> None:
@@ -122,9 +128,10 @@ class Item:
         self.args: Sequence[Any] = ()
         self.kwargs: Mapping[str, Any] = NO_NAMES
         self.size = 0
-        self.parcels = self.near = False
-        self.number = self.last = self.at = self.stop = self.late = 0
+        self.parcels = self.near = self.yields = False
+        self.number = self.last = self.at = self.stop = self.late = self.owed = 0
         self.columns: Mapping[str, Sequence[Any]] = NO_NAMES
+        self.left: int | None = None
         self.cost: float | None = None
         self.worker: Worker | None = None
         self.unsent: tuple[Call, TransferError] | None = None
@@ -136,11 +143,11 @@ class Item:
             pace = self.function.pace.seconds
             if type(call) is Block:
                 return None if pace is None else (self.stop - self.at) * (pace + WITHIN)
-            return None if pace is None else pace + OVERHEAD
+            return None if pace is None or call.flow is not None else pace + OVERHEAD  # type: ignore[union-attr]
         total = 0.0
         while call is not None and call.handle is not None:
             pace = call.handle.function.pace.seconds
-            if pace is None:
+            if pace is None or call.flow is not None:  # it may wait for those that wait behind it
                 return None
             total += pace + OVERHEAD
             call = call.then
@@ -175,6 +182,9 @@ class Item:
             args = [_packed(each, files) for each in args]
             kwargs = {name: _packed(each, files) for name, each in kwargs.items()}
         flags = (wire.OBSERVED if call.observed else 0) | (wire.HAND_ON if call.hand_on else 0)
+        if call.flow is not None:
+            self.left = (self.left or 0) + call.flow.take_all()
+            flags += wire.STREAM + wire.GRANTED * self.left
         about: Any = call.label
         if call.bounds is not UNBOUNDED or call.attempt > 1:
             about = about, call.key[1] if type(call.key) is tuple else None, call.attempt, *call.bounds
@@ -232,6 +242,11 @@ class Worker:
     def is_free(self) -> bool:
         """Whether it can take chains of any run."""
         return self.ready and self.session is None and not self.ending
+
+    @property
+    def waits(self) -> bool:
+        """Whether what it runs waits until more of what it yields is wanted."""
+        return bool(self.sent) and self.sent[0].left == 0
 
     @property
     def ahead(self) -> float:

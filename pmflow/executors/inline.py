@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
 from contextvars import Context, copy_context
+from functools import partial
 from time import perf_counter
 from types import CodeType, FrameType
 from typing import Any, Protocol
 
 from pmflow.context import HERE, PLACES, Current
 from pmflow.errors import ProcessCancelledError
-from pmflow.executors.base import BEGAN, Call, Port, Stopped, current_of
-from pmflow.executors.values import FINAL, awaited, is_final, without_our_frames
-from pmflow.outcomes import Failure, Success
+from pmflow.executors.base import BEGAN, Call, Port, Stopped, Yielded, current_of
+from pmflow.executors.flow import Flow
+from pmflow.executors.values import FINAL, awaited, is_final, pass_on, without_our_frames
+from pmflow.outcomes import RELEASED, Failure, Success
 
 A_PASS = 1_000
 """How many calls are begun before the loop gets another pass."""
@@ -60,7 +63,7 @@ class TaskSession:
     queues = False
 
     def __init__(self, loop: Spawner, port: Port, window: int) -> None:
-        self.window = window
+        self.window = self.slots = window
         self._loop = loop
         self._port = port
 
@@ -73,6 +76,11 @@ class TaskSession:
                     call.handle = task
             else:
                 self.begin(call, None)
+
+    @staticmethod
+    def grant(call: Call, count: int) -> None:
+        """Let a call yield so many more elements."""
+        grant(call, count)
 
     def stop(self, call: Call) -> None:
         """Cancel a task; where it is swallowed, it may be said again."""
@@ -115,7 +123,7 @@ class TaskSession:
                 if hasattr(value, "__await__"):
                     value = await value
                 if type(value) not in FINAL and not is_final(value):
-                    value = await awaited(value)
+                    value = await (awaited(value) if call.flow is None else self._passed_on(call, call.flow, value))
             except BaseException as error:
                 call.handle = ENDED
                 deliver(call, _end_of(call, error, started))
@@ -139,6 +147,23 @@ class TaskSession:
             call = then
             chain = call, value, self
 
+    async def _passed_on(self, call: Call, flow: Flow, value: Any) -> Any:
+        """Deliver what an iterator yields, as it is granted; return what anything else stands for."""
+        while hasattr(value, "__await__"):
+            value = await value
+            if is_final(value):
+                return value
+
+        async def wait() -> bool:
+            await granted(flow)
+            return True
+
+        def tell(element: Any) -> None:
+            self._port.deliver(call, Yielded(element))
+
+        await pass_on(value, wait, tell)
+        return RELEASED
+
     def begin(self, call: Call, value: Any) -> None:
         """Run a chain, or the rest of one, in a task of its own, in the context of the run."""
         task = _Task()
@@ -161,6 +186,28 @@ def _unchanged(before: Context) -> bool:
     """Whether the context is what it was: the same values, not equal ones, which only their classes could tell."""
     now = copy_context()
     return len(now) == len(before) and all(now.get(name, before) is value for name, value in before.items())
+
+
+def grant(call: Call, count: int) -> None:
+    """Let a call in this program yield so many more elements."""
+    if call.flow is not None:
+        call.flow.grant(count)
+
+
+async def granted(flow: Flow) -> None:
+    """Wait until a call may yield another element; others get their turn meanwhile."""
+    from anyio import Event
+    from anyio.lowlevel import checkpoint, current_token
+
+    if flow.take():
+        await checkpoint()
+        return
+    loop: Any = current_token().native_token
+    soon = loop.call_soon_threadsafe if hasattr(loop, "call_soon_threadsafe") else loop.run_sync_soon
+    while not flow.take():
+        event = Event()
+        if not flow.take_notice(partial(soon, event.set)):
+            await event.wait()
 
 
 class _Task:
@@ -187,6 +234,7 @@ class InlineSession:
     """One run's plain functions on the loop."""
 
     window = A_PASS
+    slots = 1
     queues = True
 
     def __init__(self, loop: Spawner, port: Port) -> None:
@@ -204,10 +252,18 @@ class InlineSession:
             self._scheduled = True
             self._loop.call_soon(self._drain)
 
+    @staticmethod
+    def grant(call: Call, count: int) -> None:
+        """Let a call yield so many more elements."""
+        grant(call, count)
+
     def stop(self, call: Call) -> None:
-        """Take a call out of the queue, or cancel what it returned to be awaited."""
+        """Take a call out of the queue, or end what it returned: cancel what is awaited, close what is iterated."""
         if isinstance(call.handle, _Relay):
             call.handle.stop()
+            return
+        if isinstance(call.handle, _Iteration):
+            self._close(call, call.handle)
             return
         if call.handle is not None:  # behind one that returned something to be awaited, in its task
             self._tasks.stop(call)
@@ -238,7 +294,10 @@ class InlineSession:
                     return
                 call, value = queue.popleft()
                 self._call = call
-                well = self._make(call, value, copy_context() if call.context is None else call.context.copy())
+                if type(value) is _Iteration:
+                    well = self._iterate(call, value)
+                else:
+                    well = self._make(call, value, copy_context() if call.context is None else call.context.copy())
                 if not well or call.started > until:
                     break
         finally:
@@ -264,6 +323,9 @@ class InlineSession:
                 if hasattr(value, "__await__") or hasattr(value, "__anext__"):
                     self._finish_in_task(call, value)
                     return True
+                if call.flow is not None:
+                    call.handle = _Iteration(value, context)
+                    return self._iterate(call, call.handle)
                 value = context.run(list, value)
         except BaseException as error:  # noqa: BLE001 - whatever the function raises is its outcome
             deliver(call, Failure(without_our_frames(error), started, perf_counter()))
@@ -274,13 +336,69 @@ class InlineSession:
             self._queue.appendleft((then, value))
         return True
 
+    def _iterate(self, call: Call, iteration: _Iteration) -> bool:
+        """Deliver the next element, if it is granted, and queue for the one after it; False if that did not go well."""
+        flow: Flow = call.flow  # type: ignore[assignment]  # it has one
+        if flow.take():
+            try:
+                element = iteration.context.run(next, iteration.iterator, ENDED)
+            except BaseException as error:  # noqa: BLE001 - whatever the generator raises is its outcome
+                self._port.deliver(call, Failure(without_our_frames(error), call.started, perf_counter()))
+                return False
+            if element is ENDED:
+                self._port.deliver(call, Success(RELEASED, call.started, perf_counter()))
+            else:
+                self._port.deliver(call, Yielded(element))
+                self._queue.append((call, iteration))
+        elif flow.take_notice(partial(self._queue_again, call, iteration)):
+            self._queue.append((call, iteration))
+        return True
+
+    def _queue_again(self, call: Call, iteration: _Iteration) -> None:
+        self._queue.append((call, iteration))
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._drain)
+
+    def _close(self, call: Call, iteration: _Iteration) -> None:
+        """Close what is being iterated: it is between two elements now."""
+        if call.stopped:
+            return
+        call.stopped = True
+        with suppress(ValueError):
+            self._queue.remove((call, iteration))
+        outcome: Stopped | Failure = Stopped(perf_counter(), ended=True)
+        try:
+            iteration.context.run(getattr(iteration.iterator, "close", _nothing))
+        except BaseException as error:  # noqa: BLE001 - the same
+            outcome = Failure(without_our_frames(error), call.started, perf_counter())
+        self._port.deliver(call, outcome)
+
     def _finish_in_task(self, call: Call, value: Any) -> None:
         """Await what a plain function returned, in a task; the rest of the chain follows in it."""
-        rest = Call(call.key, call.label, awaited, (value,), context=call.context)
-        rest.attempt, rest.bounds = call.attempt, call.bounds
+        rest = Call(call.key, call.label, _itself, (value,), context=call.context)
+        rest.attempt, rest.bounds, rest.flow = call.attempt, call.bounds, call.flow
         rest.then = call.then
         call.handle = _Relay(self._port, call, rest)
         call.handle.begin(self._loop)
+
+
+class _Iteration:
+    """An iterator that a call has returned, and the context of the call."""
+
+    __slots__ = ("context", "iterator")
+
+    def __init__(self, iterator: Iterator[Any], context: Context) -> None:
+        self.iterator = iterator
+        self.context = context
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _nothing() -> None:
+    return None
 
 
 class _Relay:
@@ -305,7 +423,7 @@ class _Relay:
         self._port.deliver(self._call if call is self._stand_in else call, outcome)
 
 
-_STEPS = (TaskSession._run.__code__, InlineSession._make.__code__)  # noqa: SLF001 - same file
+_STEPS = (TaskSession._run.__code__, InlineSession._make.__code__, InlineSession._iterate.__code__)  # noqa: SLF001 - same file
 _PACKAGE = __file__.rpartition("executors")[0]
 
 OURS: set[CodeType] = set()

@@ -100,6 +100,7 @@ class WorkerSession:
         self.queue = PriorityQueue()
         self.raw: deque[Call] = deque()
         self.workers: set[Worker] = set()
+        self.streams = False  # whether any call may yield
         self.slots = slots
         self.port = port
         self.surroundings = surroundings
@@ -167,6 +168,14 @@ class WorkerSession:
         call.stopped = True
         now = perf_counter()
         self.port.deliver(call, Stopped(now, ended=True) if type(call) is Block else Failure(error, now, now))
+
+    def busy(self) -> int:
+        """Return how many workers work for this run; those that wait with what they yield do not."""
+        return sum(not worker.waits for worker in self.workers) if self.streams else len(self.workers)
+
+    def grant(self, call: Call, count: int) -> None:
+        """Let a call yield so many more elements."""
+        self._pool.grant(call, count)
 
     def began(self, call: Call) -> float:
         """Return when a call began, by the status page of its worker."""
@@ -255,6 +264,7 @@ class WorkerSession:
             self.carried = self._pool.carried(call.context)
             self._context = call.context
         item = Item(call, function)
+        self.streams |= call.flow is not None
         if call.args:
             item.args = [
                 value if is_plain(value) else self._parcel(item, place, value) for place, value in enumerate(call.args)

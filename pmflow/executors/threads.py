@@ -8,7 +8,8 @@ short calls).
 
 A call that is given up cannot be stopped: it is *abandoned*. Its thread goes on with it and ends afterwards; its place
 is taken by another thread. At 64 abandoned ones, calls fail at once. A thread whose call runs another graph and waits
-for it lends its place for as long, so that nested runs cannot use up the pool.
+for it lends its place for as long, so that nested runs cannot use up the pool. So does one whose generator waits until
+more of its elements are wanted: its place goes to those who take them, and it goes on when there is one again.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from time import perf_counter
 from typing import Any
 
 from pmflow.context import PLACES, Current
 from pmflow.errors import ShutdownError, ThreadsExhaustedError
-from pmflow.executors.base import BEGAN, Call, Port, PriorityQueue, Stopped, current_of
-from pmflow.executors.values import FINAL, finished, is_final, without_our_frames
+from pmflow.executors.base import BEGAN, Call, Port, PriorityQueue, Stopped, Yielded, current_of
+from pmflow.executors.flow import Flow
+from pmflow.executors.values import FINAL, PASSED_ON, Sink, finished, is_final, passed_on, without_our_frames
 from pmflow.outcomes import RELEASED, Failure, Success
 
 MOST_ABANDONED = 64
@@ -57,6 +59,7 @@ class ThreadPool:
         self.living = 0
         self.lent = 0
         self._idle: list[_Thread] = []
+        self._returning: deque[_Thread] = deque()  # those that want back the place that they have lent
         self._waking = False
         self._turns: deque[ThreadSession] = deque()  # the runs with calls waiting
         self._count = 0
@@ -140,7 +143,44 @@ class ThreadPool:
         elif thread.session is not None:
             thread.session.running -= 1
             self.running -= 1
+            self.give_places()
         thread.session = thread.call = None
+
+    def lend(self, thread: _Thread) -> bool:
+        """Let another thread take the place of one that waits; False if another has it already."""
+        if thread.abandoned or thread.lent or thread.session is None:
+            return False
+        thread.lent = True
+        self.lent += 1
+        thread.session.running -= 1
+        self.running -= 1
+        self.give_places()
+        self.wake()
+        return True
+
+    def take_back(self, thread: _Thread) -> None:
+        """Count a thread again that has lent its place."""
+        thread.lent = False
+        self.lent -= 1
+        if not thread.abandoned and thread.session is not None:
+            thread.session.running += 1
+            self.running += 1
+
+    def ask_back(self, thread: _Thread) -> None:
+        """Have a thread released that waits until it has its place again."""
+        self._returning.append(thread)
+        self.give_places()
+
+    def give_places(self) -> None:
+        """Release those that can have their place again, or need none any more."""
+        for thread in tuple(self._returning):
+            session = thread.session
+            if thread.abandoned or (
+                session is not None and self.running < self.size and session.running < session.slots
+            ):
+                self._returning.remove(thread)
+                self.take_back(thread)
+                thread.parked.release()
 
     def park(self, thread: _Thread) -> None:
         """Note that a thread waits; the last one to come is the first to go."""
@@ -182,6 +222,12 @@ class ThreadSession:
         for call in refused:
             self.port.deliver(call, Failure(_exhausted(call, reason), now, now))
 
+    @staticmethod
+    def grant(call: Call, count: int) -> None:
+        """Let a call yield so many more elements."""
+        if call.flow is not None:
+            call.flow.grant(count)
+
     def stop(self, call: Call) -> None:
         """Take a call out of the queue, or abandon it."""
         pool = self._pool
@@ -201,6 +247,7 @@ class ThreadSession:
                 pool.abandoned += 1
                 for end in thread.ends:
                     end()
+                pool.give_places()
                 if pool.abandoned >= MOST_ABANDONED:
                     drained = self._drain()
                 pool.wake()
@@ -295,7 +342,7 @@ class _Thread(threading.Thread):
                 context = copy_context() if call.context is None else call.context.copy()
                 value = context.run(call.function, *args, **kwargs)
                 if type(value) not in FINAL and not is_final(value):
-                    value = context.run(finished, value)
+                    value = context.run(finished, value) if call.flow is None else self._passed_on(context, call, value)
             except BaseException as error:  # noqa: BLE001 - whatever the function raises is its outcome
                 failure = Failure(without_our_frames(error), started, perf_counter(), worker=self.name)
                 if self._goes_on(None):
@@ -309,6 +356,26 @@ class _Thread(threading.Thread):
             if then is None or (outcome.ended - started > TURN and self._gives_way(then, value)):
                 return
             call = then
+
+    def _passed_on(self, context: Context, call: Call, value: Any) -> Any:
+        """Deliver what an iterator yields, as it is granted; return what anything else stands for."""
+        flow: Flow = call.flow  # type: ignore[assignment]  # it has one
+        sink = _Granted(self, call, flow)
+        with ended_by(flow.close):
+            value = context.run(passed_on, value, sink)
+        return RELEASED if value is PASSED_ON else value
+
+    def pause(self, flow: Flow) -> None:
+        """Wait until a call may yield more, or has been given up; another thread has its place meanwhile."""
+        pool = self.pool
+        with pool.lock:
+            lends = pool.lend(self)
+        if not flow.take_notice(self.parked.release):
+            self.parked.acquire()
+        if lends:
+            with pool.lock:
+                pool.ask_back(self)
+            self.parked.acquire()
 
     def _gives_way(self, then: Call, value: Any) -> bool:
         """Queue the rest of the chain, with the value it is fed, if a call that waits there is more urgent.
@@ -343,6 +410,32 @@ class _Thread(threading.Thread):
             return True
 
 
+class _Granted(Sink):
+    """Where the elements of a call in a thread go, as many as are granted."""
+
+    def __init__(self, thread: _Thread, call: Call, flow: Flow) -> None:
+        self._thread = thread
+        self._call = call
+        self._flow = flow
+        self._deliver = thread.session.port.deliver  # type: ignore[union-attr]  # the call was taken from one
+
+    def wait(self) -> bool:
+        """Wait until the next one is wanted; False if the call has been given up."""
+        while not self.take():
+            if self._flow.closed:
+                return False
+            self._thread.pause(self._flow)
+        return True
+
+    def take(self) -> bool:
+        """Whether the next one is wanted now."""
+        return not self._flow.closed and self._flow.take()
+
+    def tell(self, element: Any) -> None:
+        """Deliver an element."""
+        self._deliver(self._call, Yielded(element))
+
+
 @contextmanager
 def ended_by(end: Callable[[], None]) -> Generator[None]:
     """Have what the calling thread waits for ended by a function, should the call in this thread be given up.
@@ -371,22 +464,12 @@ def place_lent() -> Generator[None]:
     if thread is None or thread.session is None:
         yield
         return
-    pool, session = thread.pool, thread.session
+    pool = thread.pool
     with pool.lock:
-        lends = not thread.abandoned and not thread.lent
-        if lends:
-            thread.lent = True
-            pool.lent += 1
-            session.running -= 1
-            pool.running -= 1
-            pool.wake()
+        lends = pool.lend(thread)
     try:
         yield
     finally:
         if lends:
             with pool.lock:
-                thread.lent = False
-                pool.lent -= 1
-                if not thread.abandoned:
-                    session.running += 1
-                    pool.running += 1
+                pool.take_back(thread)

@@ -60,6 +60,91 @@ def in_loop_of_its_own(function: Any, *args: Any) -> Any:
     return anyio.run(function, *args)
 
 
+PASSED_ON = object()
+"""What stands for an iterator whose elements have been passed on."""
+
+
+class Sink:
+    """Where the elements of an iterator go, one by one."""
+
+    def wait(self) -> bool:
+        """Wait until the next one is wanted; False if none is any more."""
+        raise NotImplementedError
+
+    def take(self) -> bool:
+        """Whether the next one is wanted now; if so, it is to be told."""
+        raise NotImplementedError
+
+    def tell(self, element: Any) -> None:
+        """Take an element."""
+        raise NotImplementedError
+
+
+def passed_on(value: Any, sink: Sink) -> Any:
+    """Pass on the elements of an iterator, in a thread of its own; return what anything else stands for.
+
+    Returns:
+        `PASSED_ON`, or what `finished` returns of what is no iterator.
+    """
+    if is_final(value):
+        return value
+    if isinstance(value, Iterator):
+        _pass_on(value, sink)
+        return PASSED_ON
+    return in_loop_of_its_own(passed_on_from_loop, value, sink)
+
+
+def _pass_on(iterator: Iterator[Any], sink: Sink) -> None:
+    try:
+        while sink.wait():
+            element = next(iterator, PASSED_ON)
+            if element is PASSED_ON:
+                return
+            sink.tell(element)
+            del element  # whoever has it now says how long it lives
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()
+
+
+async def passed_on_from_loop(value: Any, sink: Sink) -> Any:
+    """The same of what a function returned that is awaited or iterated in an event loop of its own."""
+    if _is_awaitable(value):
+        value = await value
+        return value if is_final(value) else await passed_on_from_loop(value, sink)
+    if not hasattr(value, "__anext__"):
+        _pass_on(value, sink)
+        return PASSED_ON
+
+    from anyio.to_thread import run_sync
+
+    async def wait() -> bool:
+        return sink.take() or await run_sync(sink.wait)
+
+    await pass_on(value, wait, sink.tell)
+    return PASSED_ON
+
+
+async def pass_on(iterator: Any, wait: Any, tell: Any) -> None:
+    """Tell the elements of an iterator, asynchronous or not, each when ``await wait()`` says that it is wanted."""
+    is_async = hasattr(iterator, "__anext__")
+    try:
+        while await wait():
+            try:
+                element = await iterator.__anext__() if is_async else next(iterator)
+            except (StopAsyncIteration, StopIteration):
+                return
+            tell(element)
+            del element
+    finally:
+        close = getattr(iterator, "aclose" if is_async else "close", None)
+        if close is not None:
+            closing = close()
+            if is_async:
+                await closing
+
+
 async def awaited(value: Any) -> Any:
     """Return what a function's return value stands for: awaited, or as a list."""
     if hasattr(value, "__anext__"):

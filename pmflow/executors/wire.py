@@ -42,10 +42,24 @@ PLAIN_MARSHAL = 2
 """A version of `marshal` that does not look for things that occur twice."""
 
 # What goes down
-SETUP, CHAINS = "setup", "chains"
+SETUP, CHAINS, GRANT = "setup", "chains", "grant"
 
 # What comes up
-READY, BEGAN, LOGGED, PROGRESSED, SKIPPED, VALUES, VALUE, HANDED_ON, ERROR, UNSENDABLE, UNREADABLE, UNKNOWN = range(12)
+(
+    READY,
+    BEGAN,
+    LOGGED,
+    PROGRESSED,
+    YIELDED,
+    SKIPPED,
+    VALUES,
+    VALUE,
+    HANDED_ON,
+    ERROR,
+    UNSENDABLE,
+    UNREADABLE,
+    UNKNOWN,
+) = range(13)
 """Those from `VALUE` on are the end of a link; after those up to `HANDED_ON` its chain goes on. `SKIPPED` of a link of
 a block is that of all that follow in it; `VALUES` are of several of its links."""
 
@@ -53,7 +67,10 @@ LOADING = 60.0
 """Seconds in which a function is loaded, with what its module imports, before its call begins to be charged for it."""
 
 # What may be asked of a link
-OBSERVED, HAND_ON = 1, 2
+OBSERVED, HAND_ON, STREAM = 1, 2, 4
+
+GRANTED = 8
+"""One element that it may yield to begin with: so many of these are added to what is asked of it."""
 
 BLOCK = 5
 """Fields of a block in a frame: its first number, function, what its links share, columns, and what it says of itself;

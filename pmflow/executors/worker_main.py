@@ -20,6 +20,7 @@ import resource
 import signal
 import socket
 import types
+from collections import deque
 from contextvars import Context
 from math import inf
 from time import perf_counter
@@ -74,6 +75,9 @@ class Server:
         self._page = page
         self._surroundings = restoring.Surroundings({MARKER: name})
         self._functions: dict[int, Any] = {}
+        self._frames = wire.Frames()
+        self._heard: deque[tuple[Any, list[Any]]] = deque()
+        self._left = 0
         self._context = Context()
         self._uncarried: BaseException | None = None
         self._lock = _thread.allocate_lock()
@@ -100,22 +104,28 @@ class Server:
 
     def serve(self) -> None:
         """Serve until the program has gone."""
-        frames = wire.Frames()
         self._send((0, wire.READY, self._pid))
-        while self._receive(frames):
-            continue
+        while self._hear():
+            while self._heard:
+                self._do(*self._heard.popleft())
 
-    def _receive(self, frames: Any) -> bool:
-        """Do what has been asked for; a function of its own, so that nothing of it is held while there is nothing."""
+    def _hear(self) -> bool:
+        """Hear what is asked for; False if nobody can ask any more."""
         data, descriptors = wire.receive(self._connection)
-        for message, numbers in frames.feed(data, descriptors):
-            files = [parcels.File(number) for number in numbers]
-            if message[0] == wire.SETUP:
-                self._set_up(*message[1:])
-            else:
-                _, functions, context, chains = message
-                self._run(functions, context, chains, files)
+        for message, numbers in self._frames.feed(data, descriptors):
+            if message[0] != wire.GRANT:
+                self._heard.append((message, [parcels.File(number) for number in numbers]))
+            elif message[1] == self._number:
+                self._left += message[2]
         return bool(data)
+
+    def _do(self, message: Any, files: list[Any]) -> None:
+        """Do what has been asked for; a function of its own, so that nothing of it is held while there is nothing."""
+        if message[0] == wire.SETUP:
+            self._set_up(*message[1:])
+        else:
+            _, functions, context, chains = message
+            self._run(functions, context, chains, files)
 
     def _set_up(self, path: list[str], folder: str, environment: dict[bytes, bytes], levels: dict[str, int]) -> None:
         sys.path[:] = path
@@ -268,9 +278,13 @@ class Server:
             context = self._context.copy()
             value = context.run(function, *args, **kwargs)
             if type(value) not in FINAL:
-                value = context.run(values.finished, value)
+                if flags & wire.STREAM:
+                    self._left = flags // wire.GRANTED
+                    value = context.run(values.passed_on, value, self)
+                else:
+                    value = context.run(values.finished, value)
             ended = perf_counter()
-            if flags & wire.HAND_ON and not parcels.is_plain(value):
+            if value is values.PASSED_ON or (flags & wire.HAND_ON and not parcels.is_plain(value)):
                 reply = (number, wire.HANDED_ON, None, started, ended, *self._usage(started, ended))
             else:
                 reply = self._reply_with(number, value, sent, started, ended)
@@ -290,8 +304,33 @@ class Server:
         try:
             return (number, wire.VALUE, self._packed(value, sent), started, ended, *usage)
         except BaseException as error:
-            text = f"{_kind(value)}\n{type(error).__name__}: {error}"
-            return (number, wire.UNSENDABLE, None, started, ended, *usage, text)
+            return (number, wire.UNSENDABLE, None, started, ended, *usage, _why_unsendable(value, error))
+
+    # What is yielded goes here (see `values.Sink`)
+
+    def wait(self) -> bool:
+        """Wait until another element is wanted."""
+        while not self.take():
+            if not self._hear():
+                raise ConnectionError("the program has gone")
+        return True
+
+    def take(self) -> bool:
+        """Whether another element is wanted now."""
+        if not self._left:
+            return False
+        self._left -= 1
+        return True
+
+    def tell(self, element: Any) -> None:
+        """Send an element."""
+        files: list[Any] = []
+        if not parcels.is_plain(element):
+            try:
+                element = self._packed(element, files)
+            except BaseException as error:
+                raise UnsendableError(_why_unsendable(element, error)) from error
+        self._send((self._number, wire.YIELDED, element), files)
 
     def _reply_of(
         self, number: int, error: BaseException, value: Any, sent: list[Any], started: float | None
@@ -309,9 +348,11 @@ class Server:
         self, number: int, error: BaseException, value: Any, sent: list[Any], started: float | None
     ) -> tuple[Any, ...]:
         """Return the reply of a link that has raised, in its function or, without ``started``, before."""
-        if started is not None:
-            return self._error(number, wire.ERROR, error, started, perf_counter())
         now = perf_counter()
+        if started is not None and isinstance(error, UnsendableError):
+            return (number, wire.UNSENDABLE, None, started, now, *self._usage(started, now), str(error))
+        if started is not None:
+            return self._error(number, wire.ERROR, error, started, now)
         if isinstance(error, pickling.NotHereError):
             try:
                 return (number, wire.UNKNOWN, self._packed(value, sent), now, now, 0.0, 0, str(error))
@@ -442,6 +483,14 @@ def carried(parcel: Any) -> Context:
         variable = getattr(importlib.import_module(module), name)
         context.run(variable.set, value)
     return context
+
+
+class UnsendableError(Exception):
+    """An element cannot leave this process."""
+
+
+def _why_unsendable(value: Any, error: BaseException) -> str:
+    return f"{_kind(value)}\n{type(error).__name__}: {error}"
 
 
 def _kind(value: Any) -> str:

@@ -53,6 +53,7 @@ from pmflow.executors.base import (
     Progressed,
     Split,
     Stopped,
+    Yielded,
 )
 from pmflow.executors.batches import AHEAD, Batch, links_of
 from pmflow.executors.channel import LATE, OVERHEAD, Held, Item, Worker, crashed, how, outcome_of
@@ -129,6 +130,7 @@ class WorkerPool:
         self._workers: dict[str, Worker] = {}
         self._sessions: set[WorkerSession] = set()
         self._turns: deque[WorkerSession] = deque()
+        self._resuming: deque[Item] = deque()  # those that may yield more, and wait for a place
         self._told: deque[tuple[Port, Call, Delivered]] = deque()
         self._telling = threading.RLock()
         self._surroundings: Surroundings | None = None
@@ -179,6 +181,7 @@ class WorkerPool:
                     worker.last = None
                     worker.stale |= worker.page.has_children
                     self._retire(worker)
+            self._retire_surplus()
             if self._sessions or self._owner is None:
                 return
             self._quiet_at = perf_counter() + QUIET  # seen at the next look, for there has been a run
@@ -211,6 +214,25 @@ class WorkerPool:
             if self._hand_out():
                 self._hearing.expect()
             self._hearing.notice()
+        self._tell()
+
+    def grant(self, call: Call, count: int) -> None:
+        """Let a call yield so many more elements; one that waits for that goes on when there is a place for it."""
+        with self.lock:
+            item: Item | None = call.handle
+            worker = None if item is None else item.worker
+            if item is None or worker is None:
+                if call.flow is not None:
+                    call.flow.grant(count)
+            elif item.left:
+                self._let_yield(worker, item, count)
+            else:
+                if not item.owed:
+                    self._resuming.append(item)
+                item.owed += count
+                if self._hand_out():
+                    self._hearing.expect()
+                self._hearing.notice()
         self._tell()
 
     def stop(self, session: WorkerSession, call: Call) -> None:
@@ -298,6 +320,8 @@ class WorkerPool:
 
     def _hand_out(self) -> bool:
         """Give chains to workers, from the runs in turn, and send them; True if some wait in a worker."""
+        if self._resuming:
+            self._resume()
         turns = self._turns
         filled: dict[Worker, Batch] = {}
         idle = 0
@@ -320,6 +344,29 @@ class WorkerPool:
         if turns:
             self._start_workers()
         return waits
+
+    def _resume(self) -> None:
+        """Let calls yield more for which there is a place."""
+        for _ in range(len(self._resuming)):
+            item = self._resuming.popleft()
+            worker = item.worker
+            session = None if worker is None or worker.ending else worker.session
+            if worker is None or session is None:
+                continue
+            if session.busy() < session.slots and self._busy() < self.size:
+                count, item.owed = item.owed, 0
+                self._let_yield(worker, item, count)
+            else:
+                self._resuming.append(item)
+
+    def _let_yield(self, worker: Worker, item: Item, count: int) -> None:
+        item.left = (item.left or 0) + count
+        if not worker.send((wire.GRANT, item.number, count), []) and worker.watched:
+            self._hearing.watch(worker.connection, worker, writable=True)
+
+    def _busy(self) -> int:
+        """Return how many workers work for anybody."""
+        return sum(worker.session is not None and not worker.waits for worker in self._workers.values())
 
     def _give(self, session: WorkerSession, filled: dict[Worker, Batch]) -> bool:
         """Give the chains of a run to workers, round by round, so that all get the first ones; False if none can."""
@@ -367,14 +414,17 @@ class WorkerPool:
 
     def _workers_for(self, session: WorkerSession) -> deque[Worker]:
         """Return the workers that can take chains of a run: free ones, and its own unless others wait."""
-        room = session.slots - len(session.workers)
+        room = session.slots - session.busy()
+        if len(self._workers) > self.size:  # one more for each that has waited
+            room = min(room, self.size - self._busy())
         free = [worker for worker in self._workers.values() if worker.is_free()] if room > 0 else []
         if len(free) > 1:
             free.sort(key=_last_used, reverse=True)
             if len(self._turns) > 1:
                 room = min(room, -(-len(free) // len(self._turns)))
         found = deque(free[:room])
-        if not any(other.queue and not other.workers for other in self._turns if other is not session):
+        others_wait = any(other.queue and not other.workers for other in self._turns if other is not session)
+        if not others_wait and not self._resuming:
             found += sorted((worker for worker in session.workers if worker.has_room(AHEAD / 2)), key=_ahead)
         return found
 
@@ -496,15 +546,10 @@ class WorkerPool:
         elif session is not None and head is not None and head.number == number:
             if kind >= wire.VALUE:
                 self._take_reply(worker, session, message, files)
-            elif kind == wire.BEGAN:
-                head.call.started = message[2]
-                self._told.append((session.port, head.call, BEGAN))
-            elif kind == wire.LOGGED:
-                self._told.append((session.port, head.call, Logged(message[2])))
-            elif kind == wire.PROGRESSED:
-                self._told.append((session.port, head.call, Progressed(message[2:])))
-            else:
+            elif kind == wire.SKIPPED:
                 self._give_back(worker, [head])
+            else:
+                self._take_meanwhile(worker, session, message, files)
         elif kind == wire.READY:
             worker.ready, worker.pid = True, str(message[2])
             self._false_starts = 0
@@ -606,6 +651,25 @@ class WorkerPool:
 
     # Replies
 
+    def _take_meanwhile(self, worker: Worker, session: WorkerSession, message: Any, files: list[File]) -> None:
+        """Take what the link that a worker runs has to say while it goes on."""
+        item, kind, value = worker.sent[0], message[1], message[2]
+        news: Delivered = BEGAN
+        if kind == wire.BEGAN:
+            item.call.started = value
+        elif kind == wire.LOGGED:
+            news = Logged(value)
+        elif kind == wire.PROGRESSED:
+            news = Progressed(message[2:])
+        else:
+            if type(value) is list:
+                value = Held(Parcel.unpacked(value, files), item.call.label, worker.pid)
+                session.weigh(value.parcel.size)
+            item.left = (item.left or 0) - 1
+            item.yields = True
+            news = Yielded(value)
+        self._told.append((session.port, item.call, news))
+
     def _take_reply(self, worker: Worker, session: WorkerSession, message: Any, files: list[File]) -> None:
         """Take the end of the link that a worker was running."""
         kind = message[1]
@@ -654,6 +718,15 @@ class WorkerPool:
             worker.ending = True
             if self._keeper is not None:
                 self._keeper.kill(worker.name)
+
+    def _retire_surplus(self) -> None:
+        """End as many workers that have nothing to do as there were more of them while others waited."""
+        surplus = sum(not worker.ending for worker in self._workers.values()) - self.size
+        for worker in list(self._workers.values()) if surplus > 0 else ():
+            if surplus > 0 and worker.session is None and not worker.ending:
+                worker.stale = True
+                self._retire(worker)
+                surplus -= 1
 
     def _again_by_value(
         self, worker: Worker, session: WorkerSession, item: Item, message: Any, files: list[File]
@@ -855,11 +928,12 @@ class WorkerPool:
 
     def _start_workers(self) -> None:
         """Start workers for what is queued, as many as there may be."""
-        wanted = sum(min(len(each.queue), each.slots - len(each.workers)) for each in self._turns)
+        wanted = sum(min(len(each.queue), each.slots - each.busy()) for each in self._turns)
         starting = sum(not worker.ready for worker in self._workers.values())
         if self._false_starts >= MOST_FALSE_STARTS and self._workers:
             return  # those there are do the work
-        for _ in range(min(wanted - starting, self.size - len(self._workers))):
+        places = self.size - sum(not worker.waits for worker in self._workers.values())
+        for _ in range(min(wanted - starting, places)):
             if not self._start_worker():
                 return
 
@@ -926,7 +1000,7 @@ class WorkerPool:
             )
             for item in reversed(worker.sent):
                 item.worker, call = None, item.call
-                lost = call.feed is not None and worker.value is RELEASED
+                lost = item.yields or (call.feed is not None and worker.value is RELEASED)
                 if type(call) is Block:
                     self._bury_block(worker, session, item, code, spared=spared)
                 elif call.stopped:
