@@ -50,6 +50,7 @@ from pmflow.limits import Limit, Rate
 from pmflow.outcomes import ProcessState
 from pmflow.results import ProcessMetadata, ProcessResult, Run
 from pmflow.runner import arun, run
+from pmflow.streaming import ResultStream, stream
 from pmflow.subgraphs import SubgraphProcess
 from pmflow.workflow import Workflow, WorkflowNode, WorkflowPoolManager, create_workflow
 
@@ -85,6 +86,7 @@ __all__ = [
     "ProcessTimeoutError",
     "ProcessType",
     "Rate",
+    "ResultStream",
     "RetryStrategy",
     "Run",
     "RunTimeoutError",
@@ -109,4 +111,5 @@ __all__ = [
     "current",
     "process",
     "run",
+    "stream",
 ]

@@ -339,6 +339,8 @@ class _Execution:
             progress: float | None = None,
             message: str | None = None,
         ) -> None:
+            if listener is not None:
+                listener(kind, label, state, moment, attempt, result, progress, message)
             facts = {"process_id": label, "state": state, "attempt": attempt, "result": result}
             announcer.announce(kind, self.scheduler.clock(moment), **facts, progress=progress, message=message)
 
