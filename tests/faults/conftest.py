@@ -7,10 +7,6 @@ import sys
 import pytest
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "faults: one fault, injected into a program of its own")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if sys.platform != "linux":
         for item in items:
