@@ -16,7 +16,7 @@ nox.options.error_on_missing_interpreters = False
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the suite and the faults on the wheel: ``pytest``, unlike ``python -m pytest``, leaves the checkout off the path."""
+    """Run the suite and the faults on the wheel: ``pytest`` alone leaves the checkout off the path."""
     session.install(".[test]")
     session.run("pytest", "-m", "not slow", *session.posargs)
 
