@@ -359,6 +359,15 @@ def _a_number(config: ProcessConfig, attribute: Attribute[Any], value: Any) -> N
         )
 
 
+def _a_count(config: ProcessConfig, attribute: Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(
+            f"process '{config.process_id}': {attribute.name} must be a whole number, 1 or more, not {value!r}",
+            process_id=str(config.process_id),
+            setting=attribute.name,
+        )
+
+
 def _a_flag(config: ProcessConfig, attribute: Attribute[Any], value: Any) -> None:
     if not isinstance(value, bool) and not (value is None and attribute.default is None):
         raise ConfigurationError(
@@ -386,6 +395,8 @@ class ProcessConfig:
         required: False: its failure gives no value instead of failing the run.
         fallback: what stands in after the last attempt: a value, or a function of the exception.
         limit: at most so many calls of it at once; or a `Limit` or `Rate`, or the name of one that the run is given.
+        cpus: how many cores one call uses: calls that use several, and what runs in workers beside them, never have
+            more than there are; one that uses more than that runs alone.
         when: a predicate on parameters of the function, asked when it could run; False: it has no value.
         validation_rules: called on the result, where it was made; one that raises or returns False fails the attempt.
 
@@ -409,5 +420,6 @@ class ProcessConfig:
     required: bool = field(default=True, validator=_a_flag)
     fallback: Any = field(default=NOTHING, validator=_a_fallback, eq=id)  # what == gives of arrays is no yes or no
     limit: int | str | Limit | Rate | None = field(default=None, converter=_limit)
+    cpus: int = field(default=1, validator=_a_count)
     when: Callable[..., Any] | None = field(default=None, validator=_a_plain_callable)
     validation_rules: tuple[Callable[[Any], Any], ...] = field(default=(), converter=_rules)

@@ -206,6 +206,12 @@ def current() -> Current:
     return here
 
 
+def is_inside() -> bool:
+    """Whether a process is running here, so that a run which begins here is within another."""
+    found: Place | None = PLACES.place or getattr(sys, "_pmflow_worker", None)
+    return HERE.get() is not None or (found is not None and found.current() is not None)
+
+
 # Context variables
 
 CARRIED: list[tuple[ContextVar[Any], dict[str, Any]]] = []

@@ -66,6 +66,7 @@ class Settings(TypedDict, total=False):
     required: bool
     fallback: Any
     limit: int | str | Limit | Rate | None
+    cpus: int
     when: Callable[..., Any] | None
     fail_fast: bool | None
     validation_rules: Any

@@ -1,5 +1,7 @@
 """`Limit` and `Rate`: how many calls may run at once, or begin within some seconds; shared by processes, and by runs.
 
+`Cores` is the one limit that nobody has to declare: as many as the program may use.
+
 Whoever is refused stands in a line, and is told when it is its turn: runs that share a limit take turns.
 
 Knows nothing of graphs, nor of how anything runs: those who take are told through `freed`, from any thread.
@@ -44,21 +46,6 @@ class _Line:
         self._lock = threading.Lock()
         self._line: deque[Waiting] = deque()
 
-    def take(self, who: Waiting) -> float:
-        """Take a place: 0.0 if there is one, else the seconds until it is worth asking again, or infinity."""
-        with self._lock:
-            line = self._line
-            delay = inf if line and line[0] is not who else self._delay()
-            if delay:
-                if who not in line:
-                    line.append(who)
-                return delay
-            if line:
-                line.popleft()
-            self._took()
-        self._tell()
-        return 0.0
-
     def forget(self, who: Waiting) -> None:
         """Take out of the line who does not want a place any more."""
         with self._lock:
@@ -75,13 +62,33 @@ class _Line:
             first.freed()
 
     def _delay(self) -> float:
+        """Return the seconds until it is worth asking again."""
         raise NotImplementedError
+
+
+class _Places(_Line):
+    """Places that are taken one at a time."""
+
+    def take(self, who: Waiting) -> float:
+        """Take a place: 0.0 if there is one, else the seconds until it is worth asking again, or infinity."""
+        with self._lock:
+            line = self._line
+            delay = inf if line and line[0] is not who else self._delay()
+            if delay:
+                if who not in line:
+                    line.append(who)
+                return delay
+            if line:
+                line.popleft()
+            self._took()
+        self._tell()
+        return 0.0
 
     def _took(self) -> None:
         raise NotImplementedError
 
 
-class Limit(_Line):
+class Limit(_Places):
     """At most so many calls at once, of all processes and all runs that have this object.
 
     A call in a thread that is given up, which nothing can stop, gives its place back although it may go on for a while.
@@ -129,7 +136,7 @@ class Limit(_Line):
         return Limit, (self.most,)
 
 
-class Rate(_Line):
+class Rate(_Places):
     """At most so many calls that begin within some seconds, of all processes and all runs that have this object.
 
     It is their beginning that counts: what waits for a thread or a worker has not begun.
@@ -181,6 +188,91 @@ class Rate(_Line):
     def __reduce__(self) -> Any:
         """Travel as a rate of the same numbers."""
         return Rate, (self.most, self.per)
+
+
+class Cores(_Line):
+    """The cores of the program, for calls that use several and for what runs in workers beside them.
+
+    A call takes its cores with `take`. Calls of one core may be many and short, so a run counts them in bulk: it says
+    how many it has (`report`), and asks how many more there may be (`room`). Both stand in one line, so that neither
+    keeps the other from running.
+
+    Args:
+        most: how many there are. A call that wants more than that has them when nobody else has any.
+
+    >>> class Somebody:
+    ...     def freed(self): print("there may be room")
+    >>> cores, one, other = Cores(4), Somebody(), Somebody()
+    >>> cores.take(one, 3), cores.take(other, 2)
+    (True, False)
+    >>> cores.give_back(3)
+    there may be room
+    >>> cores.take(other, 2), cores.room(one, 10)
+    (True, 2)
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self._taken = 0
+        self._ones: dict[Waiting, int] = {}
+
+    def take(self, who: Waiting, count: int, *, anyway: bool = False) -> bool:
+        """Take cores for one call, if there are as many and nobody was first, or anyway."""
+        with self._lock:
+            line, used = self._line, self._used()
+            fits = (not line or line[0] is who) and (not used or used + count <= self.most)
+            if not fits and not anyway:
+                if who not in line:
+                    line.append(who)
+                return False
+            if who in line:
+                line.remove(who)
+            self._taken += count
+        self._tell()
+        return True
+
+    def give_back(self, count: int) -> None:
+        """Note that a call has ended, or has not begun."""
+        with self._lock:
+            self._taken -= count
+        self._tell()
+
+    def report(self, who: Waiting, count: int) -> None:
+        """Note how many calls of one core somebody has."""
+        with self._lock:
+            fewer = count < self._ones.get(who, 0)
+            self._ones[who] = count
+            if not count:
+                del self._ones[who]
+        if fewer:
+            self._tell()
+
+    def room(self, who: Waiting, wanted: int, *, anyway: bool = False) -> int:
+        """Return how many more calls of one core somebody may have now, and note that it has them."""
+        with self._lock:
+            line = self._line
+            if not line and not self._taken:
+                granted = wanted  # nobody minds if they wait in the workers
+            else:
+                first = not line or line[0] is who
+                granted = max(min(wanted, self.most - self._used()) if first else 0, int(anyway))
+            if granted:
+                self._ones[who] = self._ones.get(who, 0) + granted
+                if who in line:
+                    line.remove(who)
+            elif who not in line:
+                line.append(who)
+        if granted:
+            self._tell()
+        return granted
+
+    def _used(self) -> int:
+        """Return how many are used: there are no more workers than cores, whatever waits in them."""
+        return self._taken + min(sum(self._ones.values()), self.most)
+
+    def _delay(self) -> float:
+        return 0.0 if self._used() < self.most else inf
 
 
 def limit_of(value: Any) -> Limit | Rate:

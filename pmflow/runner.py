@@ -20,6 +20,7 @@ from attrs import evolve, frozen
 
 from pmflow.base import BaseProcess, install_launcher
 from pmflow.config import check_names, check_timeout
+from pmflow.context import is_inside
 from pmflow.decorator import FunctionProcess
 from pmflow.engine.explanation import Explanation
 from pmflow.engine.loops import Loop, NoLoop, current_loop, drive
@@ -37,7 +38,7 @@ from pmflow.errors import (
 from pmflow.events import Announcer, Event
 from pmflow.executors.base import Session
 from pmflow.executors.inline import A_PASS, Inline, Tasks, in_user_code
-from pmflow.executors.pools import check_slots, thread_pool, worker_pool
+from pmflow.executors.pools import check_slots, program_cores, thread_pool, worker_pool
 from pmflow.executors.threads import place_lent
 from pmflow.executors.values import in_loop_of_its_own
 from pmflow.graph import Graph, install_planner, location
@@ -294,6 +295,7 @@ class _Execution:
         self.scheduler: Scheduler
         self._interrupted = False
         self._leading: Any = None
+        self._inside = bool(request.plan.gates) and is_inside()
 
     async def run(self, loop: Loop | None = None) -> None:
         """Run in the running event loop, or in another."""
@@ -307,6 +309,8 @@ class _Execution:
             timeout=request.timeout,
             emit=self._emitter(announcer),
             limits=request.limits,
+            cores=program_cores(),
+            inside=self._inside,
         )
         self.scheduler = scheduler
         if self._interrupted:

@@ -106,6 +106,8 @@ def _settings(node: Node) -> Iterator[str]:
             yield f"{count:,} {what}{'y' if count == 1 else 'ies'}"
     if node.is_limited:
         yield f"limit {settings.limit}"
+    if settings.cpus > 1:
+        yield f"{settings.cpus:,} cores"
     if settings.when is not None:
         yield "on a condition"
     if settings.fallback is not NOTHING:

@@ -114,9 +114,14 @@ class Node:
 
     @property
     def is_limited(self) -> bool:
-        """Whether its calls have to wait for a limit: one of its own says nothing of what is called once."""
-        limit = self.settings.limit
-        return limit is not None and (self.mapped or not isinstance(limit, int))
+        """Whether its calls have to wait for a limit."""
+        return has_limit(self.settings)
+
+
+def has_limit(settings: Any) -> bool:
+    """Whether such calls have to wait for a limit: one of its own says nothing of what is called once."""
+    limit = settings.limit
+    return limit is not None and (settings.map_over is not None or not isinstance(limit, int))
 
 
 _STRATEGIES = {
@@ -136,7 +141,8 @@ class Plan:
         bound: id to parameter to value, of inputs.
         keep_all: whether every value is kept.
         conditional: whether any process has a condition.
-        gates: id to where it is taken from, of those that have a limit.
+        gates: id to where it is taken from, of those that have a limit, or several cores.
+        counts_cores: whether any process uses several cores, so that those of the others count.
         in_blocks: mapped ids of whose elements nobody has to hear before many of them have ended.
         aligned: mapped id to the mapped ids it goes along with, element by element.
         fed: mapped id to the other ids that it goes over, of processes that may yield what they give.
@@ -161,6 +167,7 @@ class Plan:
         "asked",
         "bound",
         "conditional",
+        "counts_cores",
         "fed",
         "gates",
         "given",
@@ -179,7 +186,7 @@ class Plan:
         nodes: dict[str, Node],
         targets: tuple[str, ...],
         given: dict[str, Any],
-        asks: dict[str, list[tuple[str, str]]],
+        planner: _Planner,
         *,
         keep_all: bool,
     ) -> None:
@@ -193,7 +200,7 @@ class Plan:
         self.inputs: frozenset[str] = frozenset()
         self.replaced: tuple[str, ...] = ()
         self.processes: Mapping[str, BaseProcess[Any]] = {}
-        self._asks = asks
+        self._asks = planner.asks
         self.aligned = {
             name: tuple(
                 dict.fromkeys(
@@ -211,14 +218,16 @@ class Plan:
             for source in sources:
                 self.streams[source] = (*self.streams.get(source, ()), name)
         self.aligned.update((name, ()) for name, node in nodes.items() if node.mapped and name not in self.aligned)
-        _contract(self)
+        self.counts_cores = planner.counts_cores
+        gated = planner.gated()
+        _contract(self, gated)
         _separate(self)
-        self.gates = {
-            name: gate_of(node) for name, node in nodes.items() if node.is_limited and name not in given
-        }  # what does not run needs no limit
+        counted = [node for node in nodes.values() if id(node.settings) in gated] if gated else []
+        self.gates = {node.id: gate_of(node) for node in counted if node.id not in given}  # what does not run needs none
         _settle_values(self)
         _prioritise(self)
-        self.in_blocks = frozenset(name for name in self.aligned if _is_for_blocks(nodes[name]))
+        blocks = () if self.counts_cores else self.aligned  # where cores count, each call takes its own
+        self.in_blocks = frozenset(name for name in blocks if _is_for_blocks(nodes[name]))
         self._beginning = self._frontier()
 
     def _fed_by(self, node: Node) -> tuple[str, ...]:
@@ -322,7 +331,7 @@ class Plan:
             nodes = {name: planner.node(name) for name in graph.order if name in needed}
             check_inputs(graph, inputs)
             _connect(nodes, graph.consumers)
-            plan = cls(nodes, asked, given, planner.asks, keep_all=keep_all)
+            plan = cls(nodes, asked, given, planner, keep_all=keep_all)
         plan.inputs, plan.processes = frozenset(inputs), graph.processes
         return plan
 
@@ -495,12 +504,17 @@ class _Planner:
         self.type = type
         self.explain = explain
         self.lanes: dict[Any, str] = {}
+        self.counts_cores = False
+        self.one_by_one: set[int] = set()
+        self.tried_again: set[int] = set()
         self.asks: dict[str, list[tuple[str, str]]] = {}
 
     def node(self, name: str) -> Node:
         process = self.graph.processes[name]
         node = Node(name, process, self.lane(process))
         settings = node.settings
+        if type(process) is not FunctionProcess:
+            self.note(settings, node.lane)
         node.required = settings.required and self.graph.required(name)
         node.mapped = settings.map_over is not None
         if settings.when is not None and type(process) is FunctionProcess:
@@ -532,7 +546,20 @@ class _Planner:
         known = self.lanes.get(key)
         if known is None:
             known = self.lanes[key] = self._lane(process)
+            self.note(process._settings, known)  # noqa: SLF001 - the same
         return known
+
+    def gated(self) -> Collection[int]:
+        """Return the ids of the settings of processes that begin one by one."""
+        return self.one_by_one | self.tried_again if self.counts_cores else self.one_by_one
+
+    def note(self, settings: Any, lane: str) -> None:
+        """Note who has a limit, or several cores; where cores count, retries in workers wait for theirs as well."""
+        self.counts_cores |= settings.cpus > 1
+        if settings.cpus > 1 or has_limit(settings):
+            self.one_by_one.add(id(settings))
+        elif lane is WORKER and (settings.retry_strategy is not None or settings.crash_retries):
+            self.tried_again.add(id(settings))
 
     def _lane(self, process: BaseProcess[Any]) -> str:
         strategy = process.strategy if self.type is None or is_inserted(process) else self.type
@@ -664,7 +691,7 @@ def _handled(nodes: Mapping[str, Node], source: str, others: Collection[str] = (
     )
 
 
-def _contract(plan: Plan) -> None:
+def _contract(plan: Plan, gated: Collection[int]) -> None:
     """Join the links of chains."""
     nodes, given = plan.nodes, plan.given
     length: dict[str, int] = {}
@@ -678,7 +705,7 @@ def _contract(plan: Plan) -> None:
             continue
         if type(before.process) is not FunctionProcess or node.settings.when is not None:
             continue  # what its `execute` returns may be a result, to be opened; it may not have to run at all
-        if node.is_limited or before.is_limited:
+        if gated and (id(node.settings) in gated or id(before.settings) in gated):
             continue  # each begins when its limit lets it
         if kind not in (VALUE, DEFAULT, AFTER) or before.mapped or source in given or name in given:
             continue
@@ -711,10 +738,10 @@ def _separate(plan: Plan) -> None:
 
 
 def gate_of(node: Node) -> str:
-    """Return from where a process with a limit is taken: the same for all in one lane that have the same limit."""
-    limit = node.settings.limit
+    """Return from where what begins one by one is taken: the same for all in one lane that have the same limit."""
+    limit, cpus = node.settings.limit, node.settings.cpus
     whose = f"process {node.id}" if isinstance(limit, int) else f"name {limit}" if isinstance(limit, str) else id(limit)
-    return f"{node.lane}, limit of {whose}"
+    return f"{node.lane}, limit of {'nobody' if limit is None else whose}, {cpus} cores"
 
 
 def _settle_values(plan: Plan) -> None:

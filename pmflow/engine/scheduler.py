@@ -71,7 +71,7 @@ from pmflow.executors.base import (
     Yielded,
 )
 from pmflow.graph import AFTER, EACH, forgives, takes_result
-from pmflow.limits import Limit, Rate
+from pmflow.limits import Cores, Limit, Rate
 from pmflow.outcomes import (
     RELEASED,
     Cancelled,
@@ -112,6 +112,8 @@ class Scheduler:
         emit: told of everything that happens: ``emit(kind, process_id, state, moment, attempt, result)``; of progress
             also how far (0 to 100), and with which message.
         limits: name to limit, of those that processes name.
+        cores: those of the program, for processes that use several.
+        inside: whether a process waits for this run.
 
     Attributes:
         outcomes: id to outcome, in order of completion.
@@ -120,7 +122,7 @@ class Scheduler:
         stopped_by: None, or why the run was stopped: ``"failure"``, ``"timeout"``, ``"interrupt"``, ``"cancellation"``.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - named arguments, what the runner knows of a run
         self,
         plan: Plan,
         *,
@@ -128,6 +130,8 @@ class Scheduler:
         timeout: float | None = None,
         emit: Emit | None = None,
         limits: Mapping[str, Limit | Rate] = EMPTY,
+        cores: Cores,
+        inside: bool = False,
     ) -> None:
         self.plan = plan
         self.bound = plan.bound
@@ -162,7 +166,7 @@ class Scheduler:
         self._batches: dict[str, list[Call]] = {lane: [] for lane in LANES}
         self._ends: deque[tuple[Node, Key, Outcome]] = deque()
         self._uses = {} if plan.keep_all else {name: wanted(plan.nodes, node) for name, node in plan.nodes.items()}
-        self._gates = Gates(plan, limits) if plan.gates else None
+        self._gates = Gates(plan, limits, cores, self, inside=inside) if plan.gates else None
         self._in_blocks = plan.in_blocks if emit is None else frozenset[str]()  # who listens hears of each element
         self._asks_at = inf
         self._streams = Streams(plan, self._frontier, self) if plan.streams else None
@@ -204,6 +208,7 @@ class Scheduler:
                 if self._gates is not None:
                     self._gates.close(self)
                 for session in sessions.values():
+                    self._gates = None
                     session.close()
                 # They know this run, and it them: its values are to go with the last reference, not as garbage.
                 self._sessions = {}
@@ -301,6 +306,8 @@ class Scheduler:
             if len(units) == STARTS:
                 self.loop.wake()
         return self._more
+        if self._gates is not None:
+            self._gates.report(self._held[WORKER] + self._held[WORKER + STAGE])
 
     def _take(self, lane: str, session: Session) -> Sequence[Any]:
         """Take what is ready in a lane, as much as there is room for."""
@@ -308,6 +315,8 @@ class Scheduler:
         if STAGE in lane:
             room = 0 if self._runs_ahead(lane) else min(room, self._some() - self._held[lane])
         if lane is WORKER and self._in_blocks:
+        if self._gates is not None and room > 0 and WORKER in lane and self._frontier.next(lane) is not None:
+            room = self._gates.room(room)
             return self._take_blocks(session, room)  # type: ignore[arg-type]  # see `run`
         return self._frontier.take_ready(lane, room) if room > 0 else ()
 
@@ -332,6 +341,7 @@ class Scheduler:
     def _admit(self, gates: Gates) -> None:
         """Begin what its limit lets begin: retries first, then what is ready."""
         for gate in gates.in_turn():
+        gates.report(self._held[WORKER] + self._held[WORKER + STAGE])
             while self._has_room(gate):
                 key = gate.retries[0] if gate.retries else self._frontier.next(gate.name)
                 if key is None:
@@ -344,10 +354,7 @@ class Scheduler:
                     self._ask_again(delay)
                     break
                 gates.has_had_its_turn(gate)
-                if gate.retries:
-                    self._try_again(self._retrying.pop(gate.retries.popleft()))
-                else:
-                    self._begin_unit(*self._frontier.take_ready(gate.name, 1))
+                self._begin_at(gate)
                 if key not in self._running:  # it has ended without a call
                     gate.undo()
                 elif type(gate.limit) is Rate:
@@ -360,6 +367,17 @@ class Scheduler:
         return gate.awaited is None and self._held[gate.lane] < self._sessions[gate.lane].window
 
     def _begin_unit(self, unit: Any) -> None:
+    def _begin_at(self, gate: Gate) -> None:
+        """Begin what is next at a gate: an attempt that waits there, or what is ready."""
+        if gate.retries:
+            self._try_again(self._retrying.pop(gate.retries.popleft()))
+            return
+        unit = self._frontier.take_ready(gate.name, 1)[0]
+        self._begin_unit(unit)
+        call = self._running.get(unit)
+        if call is not None:
+            call.function = gate.widened(call.function)
+
         if type(unit) is tuple:
             self._begin_element(*unit)
         else:

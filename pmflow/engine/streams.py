@@ -7,8 +7,8 @@ it are opened without waiting for its end. Whatever else it returns is gone over
 - *Ahead* are the elements that some map has not ended with: the maps over the stream, and those over these, element by
   element. They are at most twice as many as those maps can work on at once; each that ends lets another one come.
 - A map that waits for the end of some stream, be it this one or another, holds up nobody until it is open, nor does a
-  map that goes over such a one: else each of two could wait for the other. Nor does a producer wait that holds a limit
-  which others may need to go on.
+  map that goes over such a one: else each of two could wait for the other. Nor does a producer wait that holds a limit,
+  or cores, which others may need to go on.
 - A value is let go once all maps over the stream have ended with it, unless somebody wants the list of all.
 """
 
@@ -150,6 +150,8 @@ class Streams:
     def _ahead(self, node: Node, sessions: Mapping[str, Session]) -> int:
         """Return twice the number of elements that the maps behind a process can work on at once."""
         if isinstance(node.settings.limit, (str, Limit)):
+            return ENDLESS
+        if self._plan.counts_cores and (node.settings.cpus > 1 or WORKER in node.lane):
             return ENDLESS
         room: dict[str, int] = {}
         for name in self._pipeline(node.id):

@@ -10,6 +10,8 @@ from functools import lru_cache
 from math import ceil
 from pathlib import Path
 
+from pmflow.executors.numeric import NUMERIC, has_decided
+
 GROUPS = Path("/sys/fs/cgroup")
 
 
@@ -61,23 +63,12 @@ def _limit_v1(folder: Path) -> float | None:
     return None if quota <= 0 else quota / period
 
 
-NUMERIC = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
-"""Variables in which numeric libraries look for how many threads they may start."""
-
-
 def numeric_threads(workers: int) -> dict[str, str]:
     """Return the environment in which the numeric libraries of so many workers share the cores, and not fight for them.
 
     A program that has set ``OMP_NUM_THREADS`` has the last word: the libraries look there in the second place.
     """
-    return {} if NUMERIC[0] in os.environ else dict.fromkeys(NUMERIC, str(max(1, cores() // workers)))
+    return {} if has_decided() else dict.fromkeys(NUMERIC, str(max(1, cores() // workers)))
 
 
 def starved() -> int:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pmflow.executors.base import Executor, Port, Session
     from pmflow.executors.threads import ThreadPool
     from pmflow.executors.workers import WorkerPool
+    from pmflow.limits import Cores
 
 __all__ = ["WorkflowPoolManager"]
 
@@ -24,15 +25,17 @@ _lock = threading.Lock()
 
 
 def _renew_lock() -> None:
-    """Forget who holds the lock, in a forked child: it is not here."""
+    """Forget who holds the lock and the cores, in a forked child: they are not here."""
     global _lock  # noqa: PLW0603 - a lock cannot be emptied
     _lock = threading.Lock()
+    _cores.clear()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 _threads: list[ThreadPool] = []
 _workers: list[WorkerPool] = []
+_cores: list[Cores] = []
 
 
 def thread_slots() -> int:
@@ -61,6 +64,17 @@ def worker_pool() -> WorkerPool:
 
             _workers.append(WorkerPool(1 if in_worker() else cores()))
     return _workers[0]
+
+
+def program_cores() -> Cores:
+    """Return the cores that calls of the program share; in a worker, the one of that worker."""
+    with _lock:
+        if not _cores:
+            from pmflow.executors.platform import cores, in_worker
+            from pmflow.limits import Cores
+
+            _cores.append(Cores(1 if in_worker() else cores()))
+    return _cores[0]
 
 
 def check_slots(value: Any, name: str) -> None:

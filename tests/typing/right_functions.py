@@ -27,7 +27,7 @@ async def page(url: str, depth: int = 1) -> str:
     return f"{url} {depth}"
 
 
-@process(map_over="url")
+@process(map_over="url", cpus=2)
 def size(url: str) -> int:
     """A plain function, mapped."""
     return len(url)

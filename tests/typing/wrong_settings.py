@@ -38,6 +38,7 @@ def settings() -> None:
     process(half, required="no")  # error
     process(half, type=3)  # error
     process(half, id=3)  # error
+    process(half, cpus="2")  # error
     process.defaults(timout=3)  # error
     good = process(half, retries=3)
     good.options(timout=1)  # error
