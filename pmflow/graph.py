@@ -494,7 +494,12 @@ def edges_of(process: BaseProcess[Any], more: Sequence[str] = ()) -> tuple[Edge,
             for source in dict.fromkeys([*(names.values() if isinstance(names, dict) else names), *more])
         ]
     if settings.after or more:
-        sources = {source for _, source, _ in edges}
+        chosen = {parameter for parameter, _, kind in edges if kind in (OR_ELSE, OR_ELSE_RESULT)}
+        sources = {
+            source
+            for parameter, source, kind in edges
+            if kind >= EACH or not (parameter in chosen or forgives(kind))  # these run where `after` may say no
+        }
         edges = [
             *edges,
             *(("", source, AFTER) for source in dict.fromkeys([*settings.after, *more]) if source not in sources),

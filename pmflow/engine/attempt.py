@@ -120,7 +120,7 @@ def _value(source: str, kind: int, outcome: Outcome, known: Known) -> Any:  # no
     if kind == RESULT:
         return known.result(source)
     if kind == RESULT_LIST:
-        elements = known.elements.get(source)
+        elements = known.elements[source] if isinstance(outcome, Mapped) else None  # else it has ended as a whole
         return [known.result(source)] if elements is None else [known.result(source, i) for i in range(len(elements))]
     failed, reason = why(source, outcome)
     if failed:

@@ -341,7 +341,7 @@ class Frontier:
         return self._seal_those([name])
 
     def cut(self, name: Name) -> list[Name]:
-        """Give up a mapped unit that will never have elements; return its followers, which never will either."""
+        """Give up a mapped unit that will never have elements; return its followers, given up without waiting."""
         followers = self._maps[name].followers
         for follower in followers:
             self._missing.pop(follower, None)

@@ -682,12 +682,15 @@ def _handled(nodes: Mapping[str, Node], source: str, others: Collection[str] = (
 
     An output only hands on: what consumes it has to.
     """
-    consumers = nodes[source].consumers
-    return bool(consumers) and all(
-        forgives(kind) or name in others or (is_output(nodes[name].process) and _handled(nodes, name))
-        for name in consumers
+    asked = [
+        (name, kind)
+        for name in nodes[source].consumers
         for _, wanted, kind in nodes[name].edges
-        if wanted == source
+        if wanted == source  # none of those behind an input
+    ]
+    return bool(asked) and all(
+        forgives(kind) or name in others or (is_output(nodes[name].process) and _handled(nodes, name))
+        for name, kind in asked
     )
 
 

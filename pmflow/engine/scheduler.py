@@ -160,6 +160,7 @@ class Scheduler:
         self._shared: dict[str, dict[str, Any]] = {}
         self._entries: dict[str, Callable[..., Any]] = {}
         self._read: dict[int, tuple[Any, list[Any]]] = {}
+        self._short: set[str] = set()
         self._timers: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._number = 0
         self._held: dict[str, int] = dict.fromkeys(LANES, 0)
@@ -207,8 +208,8 @@ class Scheduler:
                 self._closed = True
                 if self._gates is not None:
                     self._gates.close(self)
-                for session in sessions.values():
                     self._gates = None
+                for session in sessions.values():
                     session.close()
                 # They know this run, and it them: its values are to go with the last reference, not as garbage.
                 self._sessions = {}
@@ -305,18 +306,18 @@ class Scheduler:
                 session.submit(batch)
             if len(units) == STARTS:
                 self.loop.wake()
-        return self._more
         if self._gates is not None:
             self._gates.report(self._held[WORKER] + self._held[WORKER + STAGE])
+        return self._more
 
     def _take(self, lane: str, session: Session) -> Sequence[Any]:
         """Take what is ready in a lane, as much as there is room for."""
         room = min(session.window - self._held[lane], STARTS)
         if STAGE in lane:
             room = 0 if self._runs_ahead(lane) else min(room, self._some() - self._held[lane])
-        if lane is WORKER and self._in_blocks:
         if self._gates is not None and room > 0 and WORKER in lane and self._frontier.next(lane) is not None:
             room = self._gates.room(room)
+        if lane is WORKER and self._in_blocks:
             return self._take_blocks(session, room)  # type: ignore[arg-type]  # see `run`
         return self._frontier.take_ready(lane, room) if room > 0 else ()
 
@@ -340,8 +341,8 @@ class Scheduler:
 
     def _admit(self, gates: Gates) -> None:
         """Begin what its limit lets begin: retries first, then what is ready."""
-        for gate in gates.in_turn():
         gates.report(self._held[WORKER] + self._held[WORKER + STAGE])
+        for gate in gates.in_turn():
             while self._has_room(gate):
                 key = gate.retries[0] if gate.retries else self._frontier.next(gate.name)
                 if key is None:
@@ -366,7 +367,6 @@ class Scheduler:
         """Whether what waits at a gate may be handed over, as far as its executor and its own calls are concerned."""
         return gate.awaited is None and self._held[gate.lane] < self._sessions[gate.lane].window
 
-    def _begin_unit(self, unit: Any) -> None:
     def _begin_at(self, gate: Gate) -> None:
         """Begin what is next at a gate: an attempt that waits there, or what is ready."""
         if gate.retries:
@@ -378,6 +378,7 @@ class Scheduler:
         if call is not None:
             call.function = gate.widened(call.function)
 
+    def _begin_unit(self, unit: Any) -> None:
         if type(unit) is tuple:
             self._begin_element(*unit)
         else:
@@ -525,9 +526,9 @@ class Scheduler:
 
     def _elements_of(self, name: str, source: str, kind: int) -> list[Any] | Skipped:
         """Return what a map goes over of a process that it does not go along with, or why it cannot."""
-        if takes_result(kind) and source in self.elements:
-            return [self.result(source, index) for index in range(len(self.elements[source]))]
         outcome = self.outcomes[source]
+        if takes_result(kind) and isinstance(outcome, Mapped):
+            return [self.result(source, index) for index in range(len(self.elements[source]))]
         failed, reason = why(source, outcome)
         if reason:
             return Skipped(reason, perf_counter(), failed=failed)
@@ -879,8 +880,9 @@ class Scheduler:
                 self._begin(following)
             return
         if self._has_no_elements(node, outcome):
-            for follower in self._frontier.cut(name):
-                self._skip(follower, outcome, name)
+            self._cut(name, outcome)
+        if self._short:
+            self._end_short(node.consumers)
         if type(outcome) is Success or not why(name, outcome)[0]:
             self._frontier.succeed(node.unit)
             return
@@ -901,6 +903,26 @@ class Scheduler:
         if self._streams is None or node.id not in self.plan.streams or type(outcome) in (Success, Cancelled):
             return False
         return not self._streams.count(node.id)
+
+    def _cut(self, name: str, outcome: Outcome) -> None:
+        """End what goes over a process that has no elements: for a failure at once, else when the worst is known."""
+        if not why(name, outcome)[0]:
+            self._short.update(self._frontier.followers(name))
+            return
+        for follower in self._frontier.cut(name):
+            self._skip(follower, outcome, name)
+
+    def _end_short(self, names: Iterable[str]) -> None:
+        """End those that have nothing to go over, if all that they need has ended: the worst of it decides."""
+        for name in [name for name in names if name in self._short]:
+            node = self.plan.nodes[name]
+            if all(source in self.outcomes for _, source, _ in node.edges):
+                self._short.discard(name)
+                now = perf_counter()
+                shared = bind(node, self, now)
+                ends = [shared] if isinstance(shared, Skipped) else []
+                ends += [_given_no_elements(source, self.outcomes[source], now) for source in sources_of(node).values()]
+                self._ends.append((node, name, max(ends, key=lambda end: (end.failed, end.reason != ""))))
 
     def _whole(self, node: Node, outcome: Mapped) -> Outcome:
         """Return the end of a map: what it goes over may have ended before all was there."""
@@ -1184,6 +1206,12 @@ _MEANWHILE = {Began, Logged, Errand, Progressed, Yielded}
 """What is no end of a call."""
 
 _ON_LOOP = (TASK, TASK + ELEMENT, INLINE, INLINE + STAGE)
+
+
+def _given_no_elements(source: str, outcome: Outcome, now: float) -> Skipped:
+    """Return why there is nothing to go over, as far as it is for one source, which others may outdo."""
+    failed, reason = (False, "") if isinstance(outcome, (Mapped, Success)) else why(source, outcome)
+    return Skipped(reason, now, failed=failed)
 
 
 def _given_up(sources: Iterable[tuple[str, Outcome]], now: float) -> Skipped | Cancelled:
