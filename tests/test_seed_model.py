@@ -99,6 +99,7 @@ def test_config_fields() -> None:
         "outputs": (),
         "fallback": NOTHING,
         "limit": None,
+        "cpus": 1,
         "when": None,
         "validation_rules": (),
     }

@@ -223,7 +223,9 @@ class Plan:
         _contract(self, gated)
         _separate(self)
         counted = [node for node in nodes.values() if id(node.settings) in gated] if gated else []
-        self.gates = {node.id: gate_of(node) for node in counted if node.id not in given}  # what does not run needs none
+        self.gates = {
+            node.id: gate_of(node) for node in counted if node.id not in given
+        }  # what does not run needs none
         _settle_values(self)
         _prioritise(self)
         blocks = () if self.counts_cores else self.aligned  # where cores count, each call takes its own
