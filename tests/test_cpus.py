@@ -53,10 +53,22 @@ class Meter:
         return value
 
 
+class Watched(Cores):
+    """Notes how many cores there are in use, at most, while a call has several."""
+
+    worst = 0
+
+    def report(self, who: Any, count: int) -> None:
+        """Take how many calls of one core somebody has, as a run says it whenever it has begun some."""
+        super().report(who, count)
+        if self._taken:
+            self.worst = max(self.worst, self._taken + sum(self._ones.values()))
+
+
 @pytest.fixture
-def four(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cores]:
+def four(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     """A program of four cores; in the end nobody has any of them, or waits for one."""
-    cores = Cores(4)
+    cores = Watched(4)
     monkeypatch.setattr(pools, "_cores", [cores])
     yield cores
     assert (cores._taken, cores._ones, list(cores._line)) == (0, {}, [])
@@ -181,14 +193,14 @@ def test_what_says_nothing_uses_none() -> None:
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
 @pytest.mark.parametrize("settings", [{}, {"retries": 1}, {"limit": 2}], ids=str)
-@pytest.mark.usefixtures("four")
-def test_calls_in_workers_count(kind: Any, settings: Any) -> None:
+def test_calls_in_workers_count(kind: Any, settings: Any, four: Watched) -> None:
     """What uses all cores runs beside no worker call; what uses some, beside as many as there are cores left."""
     wide = process(lambda n: n, id="wide", type=kind, cpus=4, map_over={"n": "ns"})
     half = process(lambda n: n, id="half", type=kind, cpus=3, map_over={"n": "ns"})
     small = process(lambda m: m * 2, id="small", type="process", map_over={"m": "ms"}, **settings)
     run = pmflow.run([wide, half, small], inputs={"ns": range(4), "ms": range(300)}, max_processes=2, timeout=SOON)
     assert (run["wide"].data, run["small"].data) == ([0, 1, 2, 3], [m * 2 for m in range(300)])
+    assert four.worst <= 4
     names = [f"small_{m}" for m in range(300)]
     assert [overlaps(run, f"wide_{n}", names) for n in range(4)] == [[]] * 4
     for n in range(4):
