@@ -331,6 +331,22 @@ def test_every_end_gives_cores_back(ending: str, four: Cores) -> None:
     four.give_back(4)
 
 
+def numbers() -> Iterator[int]:
+    """Yield more than anybody is to have ahead."""
+    yield from range(500)
+
+
+@pytest.mark.parametrize("wide", ["producer", "consumer", "both"])
+@pytest.mark.parametrize("kind", ["thread", "process"])
+@pytest.mark.usefixtures("four")
+def test_a_generator_keeps_no_cores_while_it_waits(wide: str, kind: Any) -> None:
+    """What it yields is gone over by what needs the cores that it has: it does not wait for that."""
+    n = process(numbers, id="n", type=kind, cpus=1 if wide == "consumer" else 4)
+    double = process(lambda n: n * 2, id="double", type="process", map_over="n", cpus=1 if wide == "producer" else 4)
+    run = pmflow.run([n, double], timeout=SOON)
+    assert run["double"].data == [each * 2 for each in range(500)]
+
+
 @pytest.mark.usefixtures("four")
 def test_a_limit_and_cores() -> None:
     """Both hold."""
