@@ -17,7 +17,7 @@ import pytest
 import pmflow
 from pmflow import ProcessState, process
 from pmflow.engine.frontier import Frontier
-from pmflow.errors import ProcessError, WorkerCrashedError
+from pmflow.errors import ProcessError, TransferError, WorkerCrashedError
 from pmflow.executors.base import Block, Call, Errand, Logged, Part, Progressed, Sealed, Split, Stopped
 from pmflow.executors.workers import WorkerPool
 from pmflow.outcomes import Success, opened
@@ -261,6 +261,26 @@ def test_what_cannot_be_sent_is_given_back(pool: WorkerPool, port: Elements) -> 
         port.take()
     assert port.stopped == port.blocks
     assert port.outcomes == {}
+
+
+class Unreadable:
+    """What can be pickled, and not unpickled."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+def test_a_function_that_cannot_be_read_fails_every_element(pool: WorkerPool, port: Elements) -> None:
+    """Each element says so: none waits for a worker that has been through with all of them."""
+    kept = Unreadable()
+
+    def use(n: int) -> Any:
+        return n, kept
+
+    with send(pool, port, use, n=list(range(10))):
+        found = port.values(10)
+    assert {type(each) for each in found} == {TransferError}
+    assert [each.process_id for each in found] == [f"each_{n}" for n in range(10)]
 
 
 def test_a_function_that_forks_is_answered_once(pool: WorkerPool, port: Elements) -> None:

@@ -56,6 +56,7 @@ wire = load("wire")
 
 FINAL, PLAIN = values.FINAL, parcels.PLAIN
 _WELL = (wire.VALUE, wire.HANDED_ON)
+_FOR_OTHERS = (wire.SKIPPED, wire.UNKNOWN)
 
 _USUAL = ("", None, 1, inf, inf)
 """What a link says of itself, where it does not say it: name, index, attempt, and its bounds."""
@@ -156,8 +157,8 @@ class Server:
         value: Any = None
         end = links[-1]
         for link in links:
-            well, value = self._run_link(link, value, files, last=last and link is end)
-            if not well:
+            kind, value = self._run_link(link, value, files, last=last and link is end)
+            if kind not in _WELL:
                 self._page.has_children = has_children()
                 return
 
@@ -173,9 +174,9 @@ class Server:
                 given.update(kwargs)
             if type(self._functions[index]) is parcels.Parcel or self._uncarried is not None:
                 usual = f"{name}_{first + place}", first + place, 1, *bounds
-                self._run_link((number + place, index, (), given, None, 0, usual), None, files, last=last)
-                if type(self._functions[index]) is parcels.Parcel:
-                    return  # it is not here: the program has been told, and has the rest for somebody else
+                kind, _ = self._run_link((number + place, index, (), given, None, 0, usual), None, files, last=last)
+                if kind in _FOR_OTHERS:
+                    return  # the program has been told, and has the rest for somebody else
                 continue
             self._about = [name, first - number, *bounds]
             if not self._run_one(number + place, self._functions[index], given, files, packed=packed):
@@ -243,8 +244,8 @@ class Server:
 
     def _run_link(  # noqa: C901, PLR0912, PLR0915 - the path of every call: calls cost
         self, link: Any, value: Any, files: list[Any], *, last: bool
-    ) -> tuple[bool, Any]:
-        """Run a link and reply; return whether the chain goes on, and the value."""
+    ) -> tuple[int, Any]:
+        """Run a link and reply; return the kind of the reply, and the value."""
         number, index, args, kwargs, feed, flags, self._about = link
         self._number = number
         loads = type(self._functions[index]) is parcels.Parcel
@@ -252,7 +253,7 @@ class Server:
             if last:
                 self._page.has_children = has_children()
             self._send((number, wire.SKIPPED))
-            return False, None
+            return wire.SKIPPED, None
         if flags & wire.OBSERVED:
             self._send((number, wire.BEGAN, perf_counter()))
         sent: list[Any] = []
@@ -294,7 +295,7 @@ class Server:
         if last:
             self._page.has_children = has_children()
         self._send(reply, sent)
-        return reply[1] in _WELL, value
+        return reply[1], value
 
     def _reply_with(self, number: int, value: Any, sent: list[Any], started: float, ended: float) -> tuple[Any, ...]:
         """Return the reply of a link that has returned a value."""
