@@ -66,7 +66,7 @@ class Elements:
 
 
 def value_of(outcome: Any) -> Any:
-    return opened(outcome.value) if isinstance(outcome, Success) else outcome.exception
+    return opened(outcome.value) if isinstance(outcome, Success) else getattr(outcome, "exception", outcome)
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +261,39 @@ def test_what_cannot_be_sent_is_given_back(pool: WorkerPool, port: Elements) -> 
         port.take()
     assert port.stopped == port.blocks
     assert port.outcomes == {}
+
+
+def test_replies_behind_some_that_are_lost_are_no_others(
+    one_worker: WorkerPool, port: Elements, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a worker has kept since its channel was spoiled is never taken for the elements before."""
+
+    def spoil(n: int, folder: str) -> Any:
+        import sys
+
+        if n == 3 and not Path(folder, "spoiled").exists():
+            Path(folder, "spoiled").touch()
+            os.write(sys._pmflow_worker._connection.fileno(), b"junk")  # type: ignore[attr-defined]
+            return [n]  # what was kept is sent before it, and lost
+        while n == 9 and not Path(folder, "seen").exists():
+            Path(folder, "there").touch()
+            threading.Event().wait(0.001)
+        return n
+
+    with send(one_worker, port, double, x=[1]):  # the worker is there
+        port.values(1)
+    port = Elements()
+    monkeypatch.setattr(one_worker, "_look", lambda: None)  # nothing is called back
+    with send(one_worker, port, spoil, shared={"folder": str(tmp_path)}, n=list(range(12))):
+        with one_worker.lock:  # the worker is heard when it has kept more
+            while not (tmp_path / "there").exists():
+                threading.Event().wait(0.001)
+        (tmp_path / "seen").touch()
+        found = port.values(12)
+    crashed = [n for n, each in enumerate(found) if isinstance(each, WorkerCrashedError)]
+    assert len(crashed) == 1
+    assert crashed[0] <= 3
+    assert all(found[n] == n for n in range(12) if n not in crashed)
 
 
 class Unreadable:

@@ -26,7 +26,7 @@ def successes(
         memory: what it held at most, in bytes; 0 if that is not known.
     """
     known = first - replies[0][0] if replies else 0
-    if known >= len(replies):
+    if not 0 <= known < len(replies):  # what was before them may be lost: then nobody can tell how they go on
         return [], 0.0
     _, returned, began, ended = zip(*replies[known:], strict=True)
     took = list(map(sub, ended, began))
