@@ -296,6 +296,14 @@ def test_replies_behind_some_that_are_lost_are_no_others(
     assert all(found[n] == n for n in range(12) if n not in crashed)
 
 
+def test_what_is_large_does_not_go_in_blocks(pool: WorkerPool, port: Elements) -> None:
+    """How large elements are is known when they are encoded: the run has the block back, to send them one by one."""
+    with send(pool, port, len, obj=[b""] * 10 + [bytes(400_000 + n) for n in range(10)]):
+        port.take()
+    assert port.stopped == port.blocks
+    assert port.outcomes == {}
+
+
 class Unreadable:
     """What can be pickled, and not unpickled."""
 

@@ -51,7 +51,14 @@ TOGETHER = 0.001
 LIGHT = 1_000
 """Bytes that calls take or return, up to which they are put into blocks."""
 
+HEAVY_BLOCK = 1 << 20
+"""Bytes of large values from which on the elements of a block go one by one: only so many are encoded ahead."""
+
 _tokens = itertools.count()
+
+
+class HeavyError(Exception):
+    """Elements are too large for one block, as far as it has been encoded."""
 
 
 class Pace:
@@ -280,10 +287,22 @@ class WorkerSession:
         return item
 
     def _column(self, item: Item, parameter: str, column: Sequence[Any]) -> Sequence[Any]:
-        """Return the values of a parameter as they are sent."""
+        """Return the values of a parameter as they are sent.
+
+        Raises:
+            HeavyError: they are too large to be sent together.
+        """
         if SIMPLE.issuperset(map(type, column)):
             return column
-        return [value if is_plain(value) else self._parcel(item, parameter, value) for value in column]
+        found: list[Any] = []
+        size = 0
+        for value in column:
+            each = value if is_plain(value) else self._parcel(item, parameter, value)
+            found.append(each)
+            size += each.size if type(each) is Parcel and each.size >= LARGE else 0
+            if size > HEAVY_BLOCK and len(column) > 1:
+                raise HeavyError
+        return found
 
     def _parcel(self, item: Item, parameter: int | str, value: Any) -> Parcel:
         """Return an argument as a parcel."""
