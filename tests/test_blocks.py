@@ -304,6 +304,32 @@ def test_what_is_large_does_not_go_in_blocks(pool: WorkerPool, port: Elements) -
     assert port.outcomes == {}
 
 
+def test_a_timeout_that_came_too_late_is_forgotten(
+    port: Elements, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that ends in the moment in which it is given up has ended; who falls later, elsewhere, has crashed."""
+
+    def fall(n: int, folder: str) -> int:
+        while n == 2 and not Path(folder, "go").exists():
+            Path(folder, "there").touch()
+            threading.Event().wait(0.001)
+        if n == 5:  # the third link in its worker, as the other was
+            os._exit(3)
+        return n
+
+    fresh = WorkerPool(2)
+    monkeypatch.setattr(fresh, "_look", lambda: None)  # nothing is called back
+    with closing(fresh), send(fresh, port, fall, shared={"folder": str(tmp_path)}, n=list(range(10))) as session:
+        while not (tmp_path / "there").exists():
+            threading.Event().wait(0.001)
+        monkeypatch.setattr(fresh._keeper, "kill", lambda name: None)  # which takes its time
+        session.expire(port.blocks[0], session.began(port.blocks[0]))
+        (tmp_path / "go").touch()
+        found = port.values(10)
+    assert isinstance(found[5], WorkerCrashedError)
+    assert found[:5] + found[6:] == [n for n in range(10) if n != 5]
+
+
 class Unreadable:
     """What can be pickled, and not unpickled."""
 

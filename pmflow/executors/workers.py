@@ -748,6 +748,7 @@ class WorkerPool:
         for link in links_of(item):
             link.worker = None
         call.started = 0.0
+        item.late = 0
         if not session.queue:
             self._turns.append(session)
         session.queue.push_back(call)
