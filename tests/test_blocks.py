@@ -6,11 +6,12 @@ import os
 import queue
 import signal
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -530,6 +531,36 @@ def test_values_that_nobody_has_asked_for_are_released(sent: Counter[type]) -> N
     assert sent[Block] > 0
     with pytest.raises(pmflow.ValueReleasedError):
         _ = run["each_1999"].data
+
+
+class Watched:
+    """What is a number in a worker, and known here as long as anybody holds it."""
+
+    alive: ClassVar[weakref.WeakSet[Watched]] = weakref.WeakSet()
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.alive.add(self)
+
+    def __reduce__(self) -> Any:
+        return int, (self.n,)
+
+
+def test_what_is_watched_for_its_timeout_is_let_go_when_it_has_ended() -> None:
+    """What a process yields goes with the elements that it was for, and not when their timeouts would have come."""
+    most = 0
+
+    def give() -> Iterator[Watched]:
+        nonlocal most
+        for n in range(500):
+            yield Watched(n)
+            most = max(most, len(Watched.alive))
+
+    source = process(give, id="source", type="thread")
+    each = process(double, type="process", id="each", map_over={"x": "source"}, timeout=60)
+    total = process(sum, id="total", dependencies={"iterable": "each"})
+    assert pmflow.run([source, each, total], targets="total").value == 2 * sum(range(500))
+    assert most < 250
 
 
 # What the frontier does for them

@@ -680,6 +680,8 @@ class Scheduler:
         """Forget a block that has no elements left."""
         if block.at >= block.end and self._running.pop(block.key, None) is not None:
             self._held[node.lane] -= 1
+            if node.settings.timeout is not None:
+                self._forget_timers()
 
     def _settle_single(self, node: Node, block: Block, index: int, outcome: Any) -> None:
         """Take what has come of one element, as if it had been sent for itself."""
