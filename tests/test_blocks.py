@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from time import perf_counter
 from typing import Any, ClassVar
 
 import pytest
@@ -218,6 +219,31 @@ def test_nothing_waits_behind_a_long_element(pool: WorkerPool, port: Elements, t
     with send(pool, port, meet, shared={"folder": str(tmp_path)}, n=list(range(200))):
         assert port.values(200) == list(range(200))
     assert len(port.blocks) > 1
+
+
+def test_a_long_last_element_is_not_looked_at_all_the_time(
+    one_worker: WorkerPool, port: Elements, tmp_path: Path
+) -> None:
+    """What a worker has done of a block, and keeps, does not wait: there is nothing to call back."""
+
+    def stay(n: int, folder: str) -> int:
+        while n == 3 and not Path(folder, "go").exists():
+            Path(folder, "there").touch()
+            threading.Event().wait(0.001)
+        return n
+
+    with send(one_worker, port, double, x=[1]):
+        port.values(1)
+    port = Elements()
+    with send(one_worker, port, stay, shared={"folder": str(tmp_path)}, n=list(range(4))):
+        while not (tmp_path / "there").exists():
+            threading.Event().wait(0.001)
+        until = perf_counter() + SOON
+        while any(worker.has_waiting() for worker in one_worker._workers.values()):  # what was sent is on its way
+            assert perf_counter() < until
+            threading.Event().wait(0.001)
+        (tmp_path / "go").touch()
+        assert port.values(4) == list(range(4))
 
 
 def test_a_block_that_is_stopped_ends(one_worker: WorkerPool, port: Elements, tmp_path: Path) -> None:

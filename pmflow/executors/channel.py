@@ -259,7 +259,10 @@ class Worker:
 
     def has_waiting(self) -> bool:
         """Whether something waits behind what it runs."""
-        return len(self.sent) > 1 or (bool(self.sent) and self.sent[0].waits)
+        if len(self.sent) != 1:
+            return bool(self.sent)
+        head = self.sent[0]
+        return head.waits and self.page.running < head.last  # what it has done of a block, and not sent, does not wait
 
     def has_room(self, ahead: float) -> bool:
         """Whether it can take more chains of its run, so that it does not run out of them."""
