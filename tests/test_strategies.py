@@ -14,6 +14,7 @@ import sys
 import textwrap
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -924,3 +925,13 @@ def test_the_first_call_of_a_function_in_a_worker_times_out_like_any_other(name:
     run = pmflow.run(hangs, on_error="return", max_processes=1)
     assert type(run[name].exception) is ProcessTimeoutError
     assert time.monotonic() - started < 20
+
+
+def test_a_coroutine_in_a_thread_while_another_imports_what_names_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module that says which library's loop runs may be half imported, by another thread, when a call begins."""
+    monkeypatch.setitem(sys.modules, "sniffio", types.ModuleType("sniffio"))
+
+    async def one() -> int:
+        return 1
+
+    assert pmflow.run(process(one, type="thread")).value == 1

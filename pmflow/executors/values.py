@@ -54,9 +54,10 @@ def in_loop_of_its_own(function: Any, *args: Any) -> Any:
     """
     import anyio
 
-    sniffio = sys.modules.get("sniffio")
-    if sniffio is not None:
-        sniffio.current_async_library_cvar.set(None)
+    # Another thread may be importing it just now: then no context names a library yet.
+    library = getattr(sys.modules.get("sniffio"), "current_async_library_cvar", None)
+    if library is not None:
+        library.set(None)
     return anyio.run(function, *args)
 
 
