@@ -210,6 +210,20 @@ def test_large_elements(producer: str, consumer: str, tmp_path: Path) -> None:
 # While it comes
 
 
+def noting(consumer: str, mapped: threading.Event) -> Any:
+    """A map over `numbers` that says when it has had an element."""
+
+    def note(number: int) -> int:
+        mapped.set()
+        return number
+
+    async def note_async(number: int) -> int:
+        return note(number)
+
+    function = note_async if consumer == "task" else note
+    return process(function, id="seen", type=CONSUMERS[consumer][1], map_over={"number": "numbers"})
+
+
 @pytest.mark.parametrize("consumer", ["inline", "task", "thread"])
 def test_consumers_run_while_a_thread_yields(consumer: str) -> None:
     """The second element is yielded once the first has been mapped: with a list in between it could not end."""
@@ -221,20 +235,7 @@ def test_consumers_run_while_a_thread_yields(consumer: str) -> None:
         assert mapped.wait(GENEROUS)
         yield 1
 
-    def note(number: int) -> int:
-        mapped.set()
-        return number
-
-    async def note_async(number: int) -> int:
-        return note(number)
-
-    seen = process(
-        note_async if consumer == "task" else note,
-        id="seen",
-        type=CONSUMERS[consumer][1],
-        map_over={"number": "numbers"},
-    )
-    assert ran([seen, numbers]).value == [0, 1]
+    assert ran([noting(consumer, mapped), numbers]).value == [0, 1]
 
 
 @pytest.mark.anyio
@@ -251,20 +252,7 @@ async def test_consumers_run_while_an_async_generator_yields(consumer: str) -> N
                 await anyio.sleep(0.001)
         yield 1
 
-    def note(number: int) -> int:
-        mapped.set()
-        return number
-
-    async def note_async(number: int) -> int:
-        return note(number)
-
-    seen = process(
-        note_async if consumer == "task" else note,
-        id="seen",
-        type=CONSUMERS[consumer][1],
-        map_over={"number": "numbers"},
-    )
-    assert (await pmflow.arun(Graph([seen, numbers]))).value == [0, 1]
+    assert (await pmflow.arun(Graph([noting(consumer, mapped), numbers]))).value == [0, 1]
 
 
 def yield_when(folder: Path) -> Iterator[int]:
